@@ -1,0 +1,412 @@
+"""config.json: every setting of the pipeline, one frozen section per phase.
+
+The only reader of configuration files. A file is refused with all its problems at once; unknown
+keys name the nearest known one. Relative paths are relative to the configuration file.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from utils.errors import ConfigError
+
+DEFAULT_CONFIG_PATH = Path(__file__).resolve().parent.parent / "config.json"
+UINT16_IDS = 65_536
+
+
+def _beside_config(path: Path, info: ValidationInfo) -> Path:
+    base = (info.context or {}).get("base", Path.cwd())
+    return Path(base, path.expanduser()).resolve()
+
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+ConfigPath = Annotated[Path, Field(strict=False), AfterValidator(_beside_config)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """Shape and regularisation of the transformer (model.py)."""
+
+    vocab_size: Annotated[int, Field(gt=0, le=UINT16_IDS)] = Field(
+        32_016, description="Rows of the embedding; must equal the tokenizer's vocabulary."
+    )
+    hidden_size: PositiveInt = Field(512, description="Width of the residual stream.")
+    num_layers: PositiveInt = Field(32, description="Decoder layers.")
+    num_heads: PositiveInt = Field(16, description="Attention heads; must divide hidden_size.")
+    max_position_embeddings: PositiveInt = Field(
+        512, description="Longest sequence, in tokens: the learned positions."
+    )
+    dropout: Fraction = Field(0.1, description="Dropout on embeddings and residual branches.")
+    attention_dropout: Fraction = Field(0.1, description="Dropout on attention weights.")
+    layer_norm_eps: PositiveFloat = Field(1e-5, description="Epsilon of every LayerNorm.")
+    initializer_range: PositiveFloat = Field(
+        0.02, description="Standard deviation of initial weights."
+    )
+    use_cache: bool = Field(
+        True, description="Generate with a key/value cache; false recomputes the whole context."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_heads"
+                f" ({self.num_heads})"
+            )
+        return self
+
+
+class TokenizerConfig(Section):
+    """Where the tokenizer comes from and which ids are special (tokenizer.py)."""
+
+    source: str = Field(
+        "codellama/CodeLlama-7b-hf",
+        description="Hugging Face Hub name, or a local folder with tokenizer.json;"
+        " a path starting with ./ or ../ is relative to the configuration file.",
+    )
+    bos_token_id: NonNegativeInt = Field(1, description="Begins every document (<s>).")
+    eos_token_id: NonNegativeInt = Field(2, description="Ends every document (</s>).")
+    unk_token_id: NonNegativeInt = Field(0, description="Unknown (<unk>).")
+    pad_token_id: NonNegativeInt = Field(2, description="Fills finished rows of a batch.")
+
+
+class PathsConfig(Section):
+    """Every place the pipeline reads or writes."""
+
+    raw_dir: ConfigPath = Field(
+        Path("../data/raw/enwiki_namespace_0"),
+        validate_default=True,
+        description="Raw Wikipedia dump files.",
+    )
+    cleaned_dir: ConfigPath = Field(
+        Path("../data/cleaned_articles"), validate_default=True, description="Cleaned text."
+    )
+    tokenizer_dir: ConfigPath = Field(
+        Path("tokenizers/codellama_tokenizer"),
+        validate_default=True,
+        description="The saved tokenizer.",
+    )
+    dataset_dir: ConfigPath = Field(
+        Path("../data/tokenized_datasets/codellama_full_dataset"),
+        validate_default=True,
+        description="Token windows of the whole corpus.",
+    )
+    test_dataset_dir: ConfigPath = Field(
+        Path("../data/tokenized_datasets/codellama_test_dataset"),
+        validate_default=True,
+        description="Token windows made by dataset_prep.py --test, used by train.py --test.",
+    )
+    checkpoint_dir: ConfigPath = Field(
+        Path("checkpoints"), validate_default=True, description="One folder per training run."
+    )
+    log_dir: ConfigPath = Field(
+        Path("logs"), validate_default=True, description="tensorboard/ and raw_metrics/."
+    )
+
+
+class CleanerConfig(Section):
+    """Raw dumps to cleaned text (cleaner.py)."""
+
+    workers: PositiveInt = Field(4, description="Processes; each cleans one file at a time.")
+    min_characters: NonNegativeInt = Field(
+        100, description="Articles whose cleaned text is shorter are dropped."
+    )
+    test_articles: PositiveInt = Field(
+        50_000, description="With --test, each process stops after this many articles."
+    )
+    max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
+        0.01, description="Share of unreadable lines above which a file fails."
+    )
+
+
+class DatasetPrepConfig(Section):
+    """Cleaned text to token windows (dataset_prep.py)."""
+
+    window: Annotated[int, Field(ge=2)] = Field(512, description="Tokens in a window.")
+    stride: PositiveInt | None = Field(
+        None, description="Tokens between window starts; null is half a window."
+    )
+    batch_articles: PositiveInt = Field(10_000, description="Articles tokenized at once.")
+    test_articles: PositiveInt = Field(10_000, description="Articles read with --test.")
+
+    @property
+    def stride_tokens(self) -> int:
+        return self.stride or self.window // 2
+
+    @model_validator(mode="after")
+    def _windows_meet(self) -> Self:
+        if self.stride_tokens > self.window:
+            raise ValueError(
+                f"stride ({self.stride}) must not exceed window ({self.window}):"
+                " tokens between windows would be lost"
+            )
+        return self
+
+
+class DataloaderConfig(Section):
+    """Token windows to batches (dataloader.py)."""
+
+    val_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="Share of the documents held out for validation."
+    )
+    seed: NonNegativeInt = Field(
+        42, description="Decides which documents are held out, and the order of batches."
+    )
+    train_device: Literal["cuda", "cpu"] = Field(
+        "cuda",
+        description="Where the training tokens live when training on a GPU: on it, or in main"
+        " memory with batches copied from pinned pages.",
+    )
+    num_workers: NonNegativeInt = Field(
+        0, description="Loader processes for data in main memory; data on the GPU needs none."
+    )
+
+
+class TrainingConfig(Section):
+    """The training loop (train.py)."""
+
+    batch_size: PositiveInt = Field(64, description="Windows per forward pass.")
+    gradient_accumulation_steps: PositiveInt = Field(
+        1, description="Forward passes per optimizer step."
+    )
+    epochs: PositiveInt = Field(1, description="Passes over the training windows.")
+    max_steps: PositiveInt | None = Field(
+        None, description="End after this many optimizer steps; null is all epochs."
+    )
+    learning_rate: PositiveFloat = Field(6e-4, description="Peak learning rate.")
+    min_learning_rate: Annotated[float, Field(ge=0.0)] = Field(
+        6e-5, description="Learning rate at the end of the cosine."
+    )
+    warmup_steps: NonNegativeInt = Field(200, description="Steps of linear warm-up.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        0.1, description="AdamW weight decay, on matrices only."
+    )
+    beta1: Fraction = Field(0.9, description="AdamW's first-moment decay.")
+    beta2: Fraction = Field(0.95, description="AdamW's second-moment decay.")
+    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
+    seed: NonNegativeInt = Field(1337, description="Initial weights and dropout.")
+    precision: Literal["bf16", "fp32"] = Field(
+        "bf16", description="Autocast type on CUDA; the CPU always trains in fp32."
+    )
+    compile: bool = Field(True, description="torch.compile the model on CUDA.")
+    log_interval_steps: PositiveInt = Field(10, description="Steps between log lines.")
+    metrics_window_steps: PositiveInt = Field(
+        50, description="Steps over which logged metrics are smoothed."
+    )
+    validation_interval_epochs: Annotated[float, Field(gt=0.0)] = Field(
+        0.1, description="Validate every this share of an epoch."
+    )
+    max_validation_batches: PositiveInt | None = Field(
+        None, description="Batches per validation, taken in order; null is all."
+    )
+    checkpoint_interval_steps: PositiveInt = Field(
+        1_000, description="Steps between checkpoint_step_N.pt files."
+    )
+    keep_step_checkpoints: PositiveInt = Field(
+        3, description="Newest checkpoint_step_N.pt files kept."
+    )
+    early_stopping_patience: PositiveInt = Field(
+        10, description="Validations without improvement before training stops."
+    )
+    early_stopping_min_delta: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="Smallest fall in validation loss that counts as improvement."
+    )
+    sample_prompts: list[str] = Field(
+        ["The history of", "In mathematics,", "def main():"],
+        description="Continued at every validation, to see the model learn.",
+    )
+    sample_tokens: PositiveInt = Field(48, description="Tokens generated per sample prompt.")
+
+    @model_validator(mode="after")
+    def _cosine_falls(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate ({self.min_learning_rate}) must not exceed learning_rate"
+                f" ({self.learning_rate})"
+            )
+        return self
+
+
+class GenerationConfig(Section):
+    """Defaults of text generation (Inference.py, model.generate)."""
+
+    max_length: NonNegativeInt = Field(200, description="Tokens to generate.")
+    temperature: Annotated[float, Field(ge=0.0)] = Field(
+        0.8, description="Randomness; 0 always takes the likeliest token."
+    )
+    top_k: NonNegativeInt = Field(50, description="Sample from the k likeliest; 0 is all.")
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.95, description="Sample from the likeliest tokens that add up to p; 1 is all."
+    )
+
+
+class Config(Section):
+    """The whole config.json."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = Field(default_factory=TokenizerConfig)
+    paths: PathsConfig = Field(default_factory=PathsConfig)
+    cleaner: CleanerConfig = Field(default_factory=CleanerConfig)
+    dataset_prep: DatasetPrepConfig = Field(default_factory=DatasetPrepConfig)
+    dataloader: DataloaderConfig = Field(default_factory=DataloaderConfig)
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    generation: GenerationConfig = Field(default_factory=GenerationConfig)
+
+    @model_validator(mode="after")
+    def _special_ids_exist(self) -> Self:
+        for name, token_id in self.tokenizer:
+            if name.endswith("_token_id") and token_id >= self.model.vocab_size:
+                raise ValueError(
+                    f"tokenizer.{name} ({token_id}) must be below model.vocab_size"
+                    f" ({self.model.vocab_size})"
+                )
+        return self
+
+
+def load_config(
+    path: str | Path | None = None, overrides: Mapping[str, object] | None = None
+) -> Config:
+    """Read and check `path` (default: the config.json beside the scripts).
+
+    `overrides` maps dotted keys, "training.batch_size", to values that replace the file's;
+    they are checked like the file. Raises ConfigError naming every problem of both.
+    """
+    path = Path(path or DEFAULT_CONFIG_PATH)
+    values = _read_json_object(path)
+    values.pop("$schema", None)
+    for dotted, value in (overrides or {}).items():
+        _set_dotted(values, dotted, value)
+    return parse_config(values, name=str(path), base=path.resolve().parent)
+
+
+def parse_config(values: Mapping[str, Any], name: str, base: Path) -> Config:
+    """Check settings that are already in memory, such as those stored in a checkpoint.
+
+    `name` stands in error messages; relative paths are taken from `base`.
+    """
+    try:
+        config = Config.model_validate(values, context={"base": base})
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+        raise ConfigError(
+            f"{name} has {count}:\n" + "\n".join(f"  - {problem}" for problem in problems),
+            "README.md has a table of every key; config.schema.json lets an editor check as you"
+            " type.",
+        ) from None
+    source = config.tokenizer.source
+    if not source.startswith(("./", "../")):
+        return config
+    absolute = config.tokenizer.model_copy(update={"source": str((base / source).resolve())})
+    return config.model_copy(update={"tokenizer": absolute})
+
+
+def all_keys() -> list[str]:
+    """Every dotted key, in the order of the sections."""
+    return [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in _section_class(field.annotation).model_fields
+    ]
+
+
+def _section_class(annotation: object) -> type[Section]:
+    assert isinstance(annotation, type) and issubclass(annotation, Section)
+    return annotation
+
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such configuration file", "Give one with --config PATH."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}",
+            "JSON has no comments and no comma after the last item.",
+        ) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply to be a configuration") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.what}", error.hint) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold a JSON object, not {_json_type(values)}")
+    return values
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ConfigError(f"the key {', '.join(twice)} stands twice", "Keep one of them.")
+    return values
+
+
+def _set_dotted(values: dict[str, Any], dotted: str, value: object) -> None:
+    section, _, key = dotted.partition(".")
+    if not key:
+        raise ConfigError(
+            f"{dotted!r} is not a key of the form section.key", nearest_key(dotted)
+        )
+    part = values.setdefault(section, {})
+    if isinstance(part, dict):  # otherwise validation reports the section itself
+        values[section] = {**part, key: value}
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    dotted = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"{dotted}: unknown key. {nearest_key(dotted)}".rstrip()
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted}: {message[0].lower() + message[1:]}, but is {_shown(problem['input'])}"
+
+
+def nearest_key(dotted: str) -> str:
+    """A sentence that names the known key most like `dotted`, or nothing."""
+    known = all_keys()
+    section, _, key = dotted.rpartition(".")
+    by_key = {name.rpartition(".")[2]: name for name in reversed(known)}
+    same_section = [name for name in known if name.startswith(f"{section}.")]
+    near = (
+        ([by_key[key]] if key in by_key else [])
+        or difflib.get_close_matches(dotted, same_section, n=1, cutoff=0.75)
+        or [by_key[match] for match in difflib.get_close_matches(key, by_key, n=1, cutoff=0.75)]
+        or difflib.get_close_matches(dotted, [*known, *Config.model_fields], n=1)
+    )
+    return f"Did you mean {near[0]}?" if near else ""
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _json_type(value: object) -> str:
+    return {list: "a list", str: "a string", type(None): "null"}.get(type(value), "a number")

@@ -1,0 +1,157 @@
+"""Everything the scripts say: messages and progress on stderr, data on stdout, questions on a tty.
+
+Colour follows NO_COLOR, FORCE_COLOR and TERM=dumb (https://no-color.org); progress is a bar on a
+terminal and a plain line every few seconds elsewhere.
+"""
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import IO, Self
+
+from tqdm import tqdm
+
+from utils.errors import UsageError
+
+PLAIN_INTERVAL_SECONDS = 5.0
+_CODES = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "blue": "34",
+    "cyan": "36",
+}
+
+
+def use_colour(stream: IO[str]) -> bool:
+    """Whether escape codes belong on `stream`: NO_COLOR wins over FORCE_COLOR, then a terminal."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def style(text: str, *names: str, stream: IO[str] | None = None) -> str:
+    """`text` in the named styles, or unchanged where `stream` (default stderr) takes no colour."""
+    if not names or not use_colour(stream or sys.stderr):
+        return text
+    codes = ";".join(_CODES[name] for name in names)
+    return f"\033[{codes}m{text}\033[0m"
+
+
+def say(text: str = "", *styles: str) -> None:
+    """A message for the person: stderr, above a running progress bar."""
+    tqdm.write(style(text, *styles), file=sys.stderr)
+    sys.stderr.flush()
+
+
+def warn(text: str) -> None:
+    say(f"{style('warning:', 'yellow')} {text}")
+
+
+def emit(text: str = "", end: str = "\n") -> None:
+    """A result for the person or the next program: stdout."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def is_interactive() -> bool:
+    """Whether questions can be asked: both ends are a terminal. NO_COLOR has no say in it."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def ask(question: str, flag: str) -> str:
+    """The answer typed to `question`, stripped.
+
+    Without a terminal it raises UsageError, which names `flag` as the way to answer. Ctrl-D
+    raises EOFError.
+    """
+    if not is_interactive():
+        raise UsageError(f"there is no terminal to ask {question.strip()!r} on", f"Give {flag}.")
+    return input(question).strip()
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration for people: "0.4 s", "12 s", "3 min 05 s", "2 h 10 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress:
+    """Progress with rate and time left: a bar on a terminal, else a line every few seconds.
+
+    `unit` names what is counted ("B" is scaled to kB, MB, GB); `total` None means unknown.
+    Use as a context manager; call `advance(count, note)` as work is done.
+    """
+
+    def __init__(self, label: str, total: float | None, unit: str, initial: float = 0) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = self.initial = initial
+        self.note = ""
+        self.start_seconds = self.last_line_seconds = time.monotonic()
+        self.bar: tqdm | None = None
+        if sys.stderr.isatty():
+            self.bar = tqdm(
+                desc=label,
+                total=total,
+                initial=initial,
+                unit=unit if unit == "B" else f" {unit}",
+                unit_scale=unit == "B" or (total is not None and total >= 100_000),
+                dynamic_ncols=True,
+                colour="green" if use_colour(sys.stderr) else None,
+                file=sys.stderr,
+                leave=False,
+            )
+
+    def advance(self, count: float = 1, note: str = "") -> None:
+        """Count `count` more units done; `note` replaces the text behind the numbers."""
+        self.done += count
+        self.note = note or self.note
+        if self.bar is not None:
+            if note:
+                self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update(count)
+        elif time.monotonic() - self.last_line_seconds >= PLAIN_INTERVAL_SECONDS:
+            self.last_line_seconds = time.monotonic()
+            say(self.line())
+
+    def line(self) -> str:
+        """The state as one plain line."""
+        elapsed = time.monotonic() - self.start_seconds
+        rate = (self.done - self.initial) / max(elapsed, 1e-9)
+        parts = [f"{self.label}: {self._amount(self.done)}"]
+        if self.total:
+            parts[0] += f" of {self._amount(self.total)} ({self.done / self.total:.0%})"
+        parts.append(f"{self._amount(rate)}/s")
+        if self.total and rate > 0:
+            parts.append(f"{format_seconds(max(self.total - self.done, 0) / rate)} left")
+        if self.note:
+            parts.append(self.note)
+        return ", ".join(parts)
+
+    def _amount(self, count: float) -> str:
+        if self.unit == "B":
+            return f"{count / 1e6:,.1f} MB"
+        return f"{count:,.0f} {self.unit}" if count >= 10 else f"{count:.3g} {self.unit}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
