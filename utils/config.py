@@ -30,7 +30,10 @@ UINT16_IDS = 65_536
 
 def _beside_config(path: Path, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path.cwd())
-    return Path(base, path.expanduser()).resolve()
+    try:
+        return Path(base, path.expanduser()).resolve()
+    except RuntimeError as error:  # "~someone" who has no home here
+        raise ValueError(str(error)) from None
 
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -39,29 +42,36 @@ ConfigPath = Annotated[Path, Field(strict=False), AfterValidator(_beside_config)
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class ModelConfig(Section):
     """Shape and regularisation of the transformer (model.py)."""
 
     vocab_size: Annotated[int, Field(gt=0, le=UINT16_IDS)] = Field(
-        32_016, description="Rows of the embedding; must equal the tokenizer's vocabulary."
+        default=32_016, description="Rows of the embedding; must equal the tokenizer's vocabulary."
     )
-    hidden_size: PositiveInt = Field(512, description="Width of the residual stream.")
-    num_layers: PositiveInt = Field(32, description="Decoder layers.")
-    num_heads: PositiveInt = Field(16, description="Attention heads; must divide hidden_size.")
+    hidden_size: PositiveInt = Field(default=512, description="Width of the residual stream.")
+    num_layers: PositiveInt = Field(default=32, description="Decoder layers.")
+    num_heads: PositiveInt = Field(
+        default=16, description="Attention heads; must divide hidden_size."
+    )
     max_position_embeddings: PositiveInt = Field(
-        512, description="Longest sequence, in tokens: the learned positions."
+        default=512, description="Longest sequence, in tokens: the learned positions."
     )
-    dropout: Fraction = Field(0.1, description="Dropout on embeddings and residual branches.")
-    attention_dropout: Fraction = Field(0.1, description="Dropout on attention weights.")
-    layer_norm_eps: PositiveFloat = Field(1e-5, description="Epsilon of every LayerNorm.")
+    dropout: Fraction = Field(
+        default=0.1, description="Dropout on embeddings and residual branches."
+    )
+    attention_dropout: Fraction = Field(default=0.1, description="Dropout on attention weights.")
+    layer_norm_eps: PositiveFloat = Field(default=1e-5, description="Epsilon of every LayerNorm.")
     initializer_range: PositiveFloat = Field(
-        0.02, description="Standard deviation of initial weights."
+        default=0.02, description="Standard deviation of initial weights."
     )
     use_cache: bool = Field(
-        True, description="Generate with a key/value cache; false recomputes the whole context."
+        default=True,
+        description="Generate with a key/value cache; false recomputes the whole context.",
     )
 
     @model_validator(mode="after")
@@ -78,74 +88,78 @@ class TokenizerConfig(Section):
     """Where the tokenizer comes from and which ids are special (tokenizer.py)."""
 
     source: str = Field(
-        "codellama/CodeLlama-7b-hf",
+        default="codellama/CodeLlama-7b-hf",
         description="Hugging Face Hub name, or a local folder with tokenizer.json;"
         " a path starting with ./ or ../ is relative to the configuration file.",
     )
-    bos_token_id: NonNegativeInt = Field(1, description="Begins every document (<s>).")
-    eos_token_id: NonNegativeInt = Field(2, description="Ends every document (</s>).")
-    unk_token_id: NonNegativeInt = Field(0, description="Unknown (<unk>).")
-    pad_token_id: NonNegativeInt = Field(2, description="Fills finished rows of a batch.")
+    bos_token_id: NonNegativeInt = Field(default=1, description="Begins every document (<s>).")
+    eos_token_id: NonNegativeInt = Field(default=2, description="Ends every document (</s>).")
+    unk_token_id: NonNegativeInt = Field(default=0, description="Unknown (<unk>).")
+    pad_token_id: NonNegativeInt = Field(default=2, description="Fills finished rows of a batch.")
 
 
 class PathsConfig(Section):
     """Every place the pipeline reads or writes."""
 
     raw_dir: ConfigPath = Field(
-        Path("../data/raw/enwiki_namespace_0"),
+        default=Path("../data/raw/enwiki_namespace_0"),
         validate_default=True,
         description="Raw Wikipedia dump files.",
     )
     cleaned_dir: ConfigPath = Field(
-        Path("../data/cleaned_articles"), validate_default=True, description="Cleaned text."
+        default=Path("../data/cleaned_articles"), validate_default=True, description="Cleaned text."
     )
     tokenizer_dir: ConfigPath = Field(
-        Path("tokenizers/codellama_tokenizer"),
+        default=Path("tokenizers/codellama_tokenizer"),
         validate_default=True,
         description="The saved tokenizer.",
     )
     dataset_dir: ConfigPath = Field(
-        Path("../data/tokenized_datasets/codellama_full_dataset"),
+        default=Path("../data/tokenized_datasets/codellama_full_dataset"),
         validate_default=True,
         description="Token windows of the whole corpus.",
     )
     test_dataset_dir: ConfigPath = Field(
-        Path("../data/tokenized_datasets/codellama_test_dataset"),
+        default=Path("../data/tokenized_datasets/codellama_test_dataset"),
         validate_default=True,
         description="Token windows made by dataset_prep.py --test, used by train.py --test.",
     )
     checkpoint_dir: ConfigPath = Field(
-        Path("checkpoints"), validate_default=True, description="One folder per training run."
+        default=Path("checkpoints"),
+        validate_default=True,
+        description="One folder per training run.",
     )
     log_dir: ConfigPath = Field(
-        Path("logs"), validate_default=True, description="tensorboard/ and raw_metrics/."
+        default=Path("logs"), validate_default=True, description="tensorboard/ and raw_metrics/."
     )
 
 
 class CleanerConfig(Section):
     """Raw dumps to cleaned text (cleaner.py)."""
 
-    workers: PositiveInt = Field(4, description="Processes; each cleans one file at a time.")
+    workers: PositiveInt = Field(
+        default=4, description="Processes; each cleans one file at a time."
+    )
     min_characters: NonNegativeInt = Field(
-        100, description="Articles whose cleaned text is shorter are dropped."
+        default=100, description="Articles whose cleaned text is shorter are dropped."
     )
     test_articles: PositiveInt = Field(
-        50_000, description="With --test, each process stops after this many articles."
+        default=50_000, description="With --test, each process stops after this many articles."
     )
     max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
-        0.01, description="Share of unreadable lines above which a file fails."
+        default=0.01, description="Share of unreadable lines above which a file fails."
     )
 
 
 class DatasetPrepConfig(Section):
     """Cleaned text to token windows (dataset_prep.py)."""
 
-    window: Annotated[int, Field(ge=2)] = Field(512, description="Tokens in a window.")
+    window: Annotated[int, Field(ge=2)] = Field(default=512, description="Tokens in a window.")
     stride: PositiveInt | None = Field(
-        None, description="Tokens between window starts; null is half a window."
+        default=None, description="Tokens between window starts; null is half a window."
     )
-    batch_articles: PositiveInt = Field(10_000, description="Articles tokenized at once.")
-    test_articles: PositiveInt = Field(10_000, description="Articles read with --test.")
+    batch_articles: PositiveInt = Field(default=10_000, description="Articles tokenized at once.")
+    test_articles: PositiveInt = Field(default=10_000, description="Articles read with --test.")
 
     @property
     def stride_tokens(self) -> int:
@@ -165,75 +179,80 @@ class DataloaderConfig(Section):
     """Token windows to batches (dataloader.py)."""
 
     val_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        0.1, description="Share of the documents held out for validation."
+        default=0.1, description="Share of the documents held out for validation."
     )
     seed: NonNegativeInt = Field(
-        42, description="Decides which documents are held out, and the order of batches."
+        default=42, description="Decides which documents are held out, and the order of batches."
     )
     train_device: Literal["cuda", "cpu"] = Field(
-        "cuda",
+        default="cuda",
         description="Where the training tokens live when training on a GPU: on it, or in main"
         " memory with batches copied from pinned pages.",
     )
     num_workers: NonNegativeInt = Field(
-        0, description="Loader processes for data in main memory; data on the GPU needs none."
+        default=0,
+        description="Loader processes for data in main memory; data on the GPU needs none.",
     )
 
 
 class TrainingConfig(Section):
     """The training loop (train.py)."""
 
-    batch_size: PositiveInt = Field(64, description="Windows per forward pass.")
+    batch_size: PositiveInt = Field(default=64, description="Windows per forward pass.")
     gradient_accumulation_steps: PositiveInt = Field(
-        1, description="Forward passes per optimizer step."
+        default=1, description="Forward passes per optimizer step."
     )
-    epochs: PositiveInt = Field(1, description="Passes over the training windows.")
+    epochs: PositiveInt = Field(default=1, description="Passes over the training windows.")
     max_steps: PositiveInt | None = Field(
-        None, description="End after this many optimizer steps; null is all epochs."
+        default=None, description="End after this many optimizer steps; null is all epochs."
     )
-    learning_rate: PositiveFloat = Field(6e-4, description="Peak learning rate.")
+    learning_rate: PositiveFloat = Field(default=6e-4, description="Peak learning rate.")
     min_learning_rate: Annotated[float, Field(ge=0.0)] = Field(
-        6e-5, description="Learning rate at the end of the cosine."
+        default=6e-5, description="Learning rate at the end of the cosine."
     )
-    warmup_steps: NonNegativeInt = Field(200, description="Steps of linear warm-up.")
+    warmup_steps: NonNegativeInt = Field(default=200, description="Steps of linear warm-up.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(
-        0.1, description="AdamW weight decay, on matrices only."
+        default=0.1, description="AdamW weight decay, on matrices only."
     )
-    beta1: Fraction = Field(0.9, description="AdamW's first-moment decay.")
-    beta2: Fraction = Field(0.95, description="AdamW's second-moment decay.")
-    max_grad_norm: PositiveFloat = Field(1.0, description="Gradients are clipped to this norm.")
-    seed: NonNegativeInt = Field(1337, description="Initial weights and dropout.")
+    beta1: Fraction = Field(default=0.9, description="AdamW's first-moment decay.")
+    beta2: Fraction = Field(default=0.95, description="AdamW's second-moment decay.")
+    max_grad_norm: PositiveFloat = Field(
+        default=1.0, description="Gradients are clipped to this norm."
+    )
+    seed: NonNegativeInt = Field(default=1337, description="Initial weights and dropout.")
     precision: Literal["bf16", "fp32"] = Field(
-        "bf16", description="Autocast type on CUDA; the CPU always trains in fp32."
+        default="bf16", description="Autocast type on CUDA; the CPU always trains in fp32."
     )
-    compile: bool = Field(True, description="torch.compile the model on CUDA.")
-    log_interval_steps: PositiveInt = Field(10, description="Steps between log lines.")
+    compile: bool = Field(default=True, description="torch.compile the model on CUDA.")
+    log_interval_steps: PositiveInt = Field(default=10, description="Steps between log lines.")
     metrics_window_steps: PositiveInt = Field(
-        50, description="Steps over which logged metrics are smoothed."
+        default=50, description="Steps over which logged metrics are smoothed."
     )
     validation_interval_epochs: Annotated[float, Field(gt=0.0)] = Field(
-        0.1, description="Validate every this share of an epoch."
+        default=0.1, description="Validate every this share of an epoch."
     )
     max_validation_batches: PositiveInt | None = Field(
-        None, description="Batches per validation, taken in order; null is all."
+        default=None, description="Batches per validation, taken in order; null is all."
     )
     checkpoint_interval_steps: PositiveInt = Field(
-        1_000, description="Steps between checkpoint_step_N.pt files."
+        default=1_000, description="Steps between checkpoint_step_N.pt files."
     )
     keep_step_checkpoints: PositiveInt = Field(
-        3, description="Newest checkpoint_step_N.pt files kept."
+        default=3, description="Newest checkpoint_step_N.pt files kept."
     )
     early_stopping_patience: PositiveInt = Field(
-        10, description="Validations without improvement before training stops."
+        default=10, description="Validations without improvement before training stops."
     )
     early_stopping_min_delta: Annotated[float, Field(ge=0.0)] = Field(
-        0.0, description="Smallest fall in validation loss that counts as improvement."
+        default=0.0, description="Smallest fall in validation loss that counts as improvement."
     )
     sample_prompts: list[str] = Field(
-        ["The history of", "In mathematics,", "def main():"],
+        default=["The history of", "In mathematics,", "def main():"],
         description="Continued at every validation, to see the model learn.",
     )
-    sample_tokens: PositiveInt = Field(48, description="Tokens generated per sample prompt.")
+    sample_tokens: PositiveInt = Field(
+        default=48, description="Tokens generated per sample prompt."
+    )
 
     @model_validator(mode="after")
     def _cosine_falls(self) -> Self:
@@ -248,13 +267,13 @@ class TrainingConfig(Section):
 class GenerationConfig(Section):
     """Defaults of text generation (Inference.py, model.generate)."""
 
-    max_length: NonNegativeInt = Field(200, description="Tokens to generate.")
+    max_length: NonNegativeInt = Field(default=200, description="Tokens to generate.")
     temperature: Annotated[float, Field(ge=0.0)] = Field(
-        0.8, description="Randomness; 0 always takes the likeliest token."
+        default=0.8, description="Randomness; 0 always takes the likeliest token."
     )
-    top_k: NonNegativeInt = Field(50, description="Sample from the k likeliest; 0 is all.")
+    top_k: NonNegativeInt = Field(default=50, description="Sample from the k likeliest; 0 is all.")
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        0.95, description="Sample from the likeliest tokens that add up to p; 1 is all."
+        default=0.95, description="Sample from the likeliest tokens that add up to p; 1 is all."
     )
 
 
@@ -302,6 +321,7 @@ def parse_config(values: Mapping[str, Any], name: str, base: Path) -> Config:
 
     `name` stands in error messages; relative paths are taken from `base`.
     """
+    values = {"paths": {}, **values}  # a default section would not see `base`
     try:
         config = Config.model_validate(values, context={"base": base})
     except ValidationError as error:
@@ -329,7 +349,8 @@ def all_keys() -> list[str]:
 
 
 def _section_class(annotation: object) -> type[Section]:
-    assert isinstance(annotation, type) and issubclass(annotation, Section)
+    assert isinstance(annotation, type)
+    assert issubclass(annotation, Section)
     return annotation
 
 
@@ -370,9 +391,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _set_dotted(values: dict[str, Any], dotted: str, value: object) -> None:
     section, _, key = dotted.partition(".")
     if not key:
-        raise ConfigError(
-            f"{dotted!r} is not a key of the form section.key", nearest_key(dotted)
-        )
+        raise ConfigError(f"{dotted!r} is not a key of the form section.key", nearest_key(dotted))
     part = values.setdefault(section, {})
     if isinstance(part, dict):  # otherwise validation reports the section itself
         values[section] = {**part, key: value}
@@ -382,7 +401,7 @@ def _describe(problem: Mapping[str, Any]) -> str:
     dotted = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{dotted}: unknown key. {nearest_key(dotted)}".rstrip()
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").partition(" for <class")[0]
     if problem["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     return f"{dotted}: {message[0].lower() + message[1:]}, but is {_shown(problem['input'])}"
@@ -409,4 +428,5 @@ def _shown(value: object) -> str:
 
 
 def _json_type(value: object) -> str:
-    return {list: "a list", str: "a string", type(None): "null"}.get(type(value), "a number")
+    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -19,7 +19,7 @@ import signal
 
 
 class PipelineError(Exception):
-    """An error for the user, shown without a traceback: `what` happened, and a `hint` to mend it."""
+    """An error for the user, shown without a traceback: `what` is wrong, and a `hint` for it."""
 
     exit_code = 1
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -26,18 +27,19 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     the folder is fsynced: after a crash at any moment `path` is the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(
+    descriptor, name = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX, dir=path.parent
     )
+    temporary = Path(name)
     try:
         with os.fdopen(descriptor, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -96,6 +98,14 @@ def sole_writer(folder: Path, activity: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def natural_key(path: Path) -> list[str | int]:
+    """Sorts names by the numbers in them: part_2 before part_10."""
+    # split at the numbers, the odd places are digits: two keys always compare like with like
+    parts: list[str | int] = list(re.split(r"([0-9]+)", path.name))
+    parts[1::2] = [int(part) for part in parts[1::2]]
+    return [*parts, path.name]
 
 
 def format_bytes(count: float) -> str:

@@ -1,0 +1,302 @@
+"""Token windows to batches: training data on the GPU, validation data pinned on the CPU.
+
+The tokens of a dataset lie in memory once, as uint16. Windows are a strided view of them and a
+batch is one gather; only the batch is int64.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.config import Config, load_config
+from utils.device import choose_device
+from utils.errors import DatasetError, DeviceError
+from utils.files import format_bytes
+from utils.split import BoolArray, Spans, compact, held_out, select_windows
+from utils.terminal import Progress, say
+from utils.token_files import DatasetMetadata, read_metadata, read_stream, window_starts
+
+TOKEN_BYTES = 2
+
+
+class DatasetInfo(TypedDict):
+    """What was loaded: sizes in windows and tokens, places, and the identity of the data."""
+
+    train_size: int
+    val_size: int
+    dropped_size: int  # windows that touch both sides
+    train_tokens: int
+    val_tokens: int
+    train_device: str
+    val_device: str
+    window: int
+    stride: int
+    vocab_size: int
+    tokenizer_sha256: str
+    dataset_fingerprint: str
+
+
+class WindowDataset(Dataset[Tensor]):
+    """Windows of a token stream: `dataset[i]` is one, int64 of shape (window,).
+
+    `stream` (tokens,) is uint16, `starts` (windows,) int64, both on one device.
+    """
+
+    def __init__(self, stream: Tensor, starts: Tensor, window: int) -> None:
+        self.starts = starts
+        # The gather runs on int16, which every device supports; the bits are the same.
+        self.windows = stream.view(torch.int16).unfold(0, window, 1)  # (positions, window)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return _widen(self.windows[self.starts[index]])
+
+    def __getitems__(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """Several windows at once, (len(indices), window)."""
+        index = torch.as_tensor(indices, device=self.starts.device)
+        return _widen(self.windows[self.starts[index]])
+
+
+class WindowSampler(Sampler[Tensor]):
+    """Batches of window indices, reshuffled every epoch, resumable at any batch.
+
+    The order of epoch n depends on `seed` and n alone. Iterating to the end moves on to the next
+    epoch; `set_position` goes anywhere.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, shuffle: bool, seed: int, device: torch.device
+    ) -> None:
+        self.size, self.batch_size = size, batch_size
+        self.shuffle, self.seed, self.device = shuffle, seed, device
+        self.epoch = self.first_batch = 0
+
+    def set_position(self, epoch: int, batch: int) -> None:
+        """Let the next iteration begin at batch number `batch` of epoch number `epoch`."""
+        self.epoch, self.first_batch = epoch, batch
+
+    def __len__(self) -> int:
+        """Batches in an epoch: whole ones when shuffling, else a smaller last one counts too."""
+        return self.size // self.batch_size if self.shuffle else -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = self._order().to(self.device)
+        for batch in range(self.first_batch, len(self)):
+            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        self.set_position(self.epoch + 1, 0)
+
+    def _order(self) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.size)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return torch.randperm(self.size, generator=generator)
+
+
+class WindowLoader(DataLoader[Tensor]):
+    """A DataLoader of whole batches (rows, window), int64, that can start at any of them."""
+
+    def __init__(self, dataset: WindowDataset, sampler: WindowSampler, workers: int) -> None:
+        on_cpu = dataset.starts.device.type == "cpu"
+        workers = workers if on_cpu else 0
+        super().__init__(
+            dataset,
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            collate_fn=_whole_batch,  # type: ignore[arg-type]
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=on_cpu and torch.cuda.is_available(),
+            # DataLoader draws a seed per epoch; from the global generator it would break resuming.
+            generator=torch.Generator().manual_seed(sampler.seed),
+        )
+        self.window_sampler = sampler
+
+    def set_position(self, epoch: int, batch: int) -> None:
+        """Let the next iteration begin at batch number `batch` of epoch number `epoch`."""
+        self.window_sampler.set_position(epoch, batch)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of the split: the stretches of each file it owns."""
+
+    spans: list[Spans]
+
+    @property
+    def windows(self) -> int:
+        return sum(len(spans.window_starts) for spans in self.spans)
+
+    @property
+    def tokens(self) -> int:
+        return sum(spans.tokens for spans in self.spans)
+
+
+def create_simple_train_val_dataloaders(
+    batch_size: int | None = None,
+    val_split: float | None = None,
+    shuffle_train: bool = True,
+    test_mode: bool = False,
+    verbose: bool = True,
+    seed: int | None = None,
+    *,
+    config: Config | str | Path | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[WindowLoader, WindowLoader, DatasetInfo]:
+    """Load the dataset that config.json names, split by document, ready to iterate.
+
+    Unset values are the configuration's. `test_mode` takes the small dataset that
+    `dataset_prep.py --test` makes. `device` is where training happens, the GPU by default; the
+    validation batches stay on the CPU, pinned where there is a GPU. Raises DatasetError for data
+    that is incomplete, damaged or made for another vocabulary, DeviceError if it does not fit.
+    """
+    config = config if isinstance(config, Config) else load_config(config)
+    device = device if isinstance(device, torch.device) else choose_device(device)
+    train_device = device if config.dataloader.train_device == "cuda" else torch.device("cpu")
+    dataset_dir = config.paths.test_dataset_dir if test_mode else config.paths.dataset_dir
+    batch_size = batch_size or config.training.batch_size
+    seed = config.dataloader.seed if seed is None else seed
+    metadata = read_metadata(dataset_dir)
+    _check_fits_model(metadata, dataset_dir, config)
+    if verbose:
+        say(f"Dataset {dataset_dir}: {metadata.tokens:,} tokens in {len(metadata.files)} file(s)")
+    _check_memory(metadata, train_device)
+    streams, (train, val) = _read_and_split(
+        dataset_dir, metadata, val_split or config.dataloader.val_split, seed
+    )
+    _check_sizes(train, val, batch_size, dataset_dir)
+    workers = config.dataloader.num_workers
+    train_loader = _loader(
+        streams, train, metadata.window, batch_size, shuffle_train, seed, train_device, workers
+    )
+    val_loader = _loader(
+        streams, val, metadata.window, batch_size, False, seed, torch.device("cpu"), workers
+    )
+    info = DatasetInfo(
+        train_size=train.windows,
+        val_size=val.windows,
+        dropped_size=metadata.windows - train.windows - val.windows,
+        train_tokens=train.tokens,
+        val_tokens=val.tokens,
+        train_device=str(train_device),
+        val_device="cpu",
+        window=metadata.window,
+        stride=metadata.stride,
+        vocab_size=metadata.vocab_size,
+        tokenizer_sha256=metadata.tokenizer_sha256,
+        dataset_fingerprint=metadata.fingerprint,
+    )
+    if verbose:
+        _report(info)
+    return train_loader, val_loader, info
+
+
+def _read_and_split(
+    dataset_dir: Path, metadata: DatasetMetadata, share: float, seed: int
+) -> tuple[list[Tensor], tuple[_Side, _Side]]:
+    """Every file's token stream, and what of it belongs to training and to validation."""
+    streams: list[Tensor] = []
+    documents = {}
+    with Progress("Loading", metadata.tokens * TOKEN_BYTES, "B") as progress:
+        for file in metadata.files:
+            stream, documents[file.stem] = read_stream(dataset_dir, metadata, file)
+            streams.append(torch.from_numpy(stream))
+            progress.advance(stream.nbytes, file.stem)
+    is_val = held_out(documents, metadata.tokens, share, seed)
+
+    def side(wanted: dict[str, BoolArray]) -> _Side:
+        spans = []
+        for file in metadata.files:
+            starts = window_starts(file.tokens, metadata.window, metadata.stride)
+            kept = select_windows(starts, metadata.window, documents[file.stem], wanted[file.stem])
+            spans.append(compact(kept, metadata.window))
+        return _Side(spans)
+
+    return streams, (side({stem: ~chosen for stem, chosen in is_val.items()}), side(is_val))
+
+
+def _loader(
+    streams: list[Tensor],
+    side: _Side,
+    window: int,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    device: torch.device,
+    workers: int,
+) -> WindowLoader:
+    """Join one side's stretches on `device`, and load batches from them."""
+    joined = torch.empty(side.tokens, dtype=torch.uint16, device=device)
+    starts, end = [], 0
+    for stream, spans in zip(streams, side.spans, strict=True):
+        starts.append(spans.window_starts + end)
+        for begin, finish in zip(spans.begins.tolist(), spans.ends.tolist(), strict=True):
+            joined[end : end + finish - begin] = stream[begin:finish].to(device)
+            end += finish - begin
+    dataset = WindowDataset(joined, torch.from_numpy(np.concatenate(starts)).to(device), window)
+    sampler = WindowSampler(side.windows, batch_size, shuffle, seed, device)
+    return WindowLoader(dataset, sampler, workers)
+
+
+def _check_fits_model(metadata: DatasetMetadata, dataset_dir: Path, config: Config) -> None:
+    positions = config.model.max_position_embeddings
+    if metadata.vocab_size != config.model.vocab_size:
+        raise DatasetError(
+            f"{dataset_dir}: was made with a vocabulary of {metadata.vocab_size:,}, but"
+            f" model.vocab_size is {config.model.vocab_size:,}",
+            "Prepare the dataset again with this configuration, or correct it.",
+        )
+    if metadata.window > positions:
+        raise DatasetError(
+            f"{dataset_dir}: has windows of {metadata.window} tokens, but"
+            f" model.max_position_embeddings is {positions}",
+            f"Run dataset_prep.py --window {positions}, or raise max_position_embeddings.",
+        )
+
+
+def _check_memory(metadata: DatasetMetadata, device: torch.device) -> None:
+    if device.type != "cuda":
+        return
+    needed = metadata.tokens * TOKEN_BYTES + metadata.windows * 8
+    free, _ = torch.cuda.mem_get_info(device)
+    if needed > free:
+        raise DeviceError(
+            f"the training tokens need {format_bytes(needed)} of GPU memory, but only"
+            f" {format_bytes(free)} of {device} are free",
+            "Set dataloader.train_device to cpu, prepare less text, or use a larger GPU.",
+        )
+
+
+def _check_sizes(train: _Side, val: _Side, batch_size: int, dataset_dir: Path) -> None:
+    if train.windows < batch_size or not val.windows:
+        raise DatasetError(
+            f"{dataset_dir}: has {train.windows:,} windows to train on and {val.windows:,} to"
+            f" validate on, but a batch takes {batch_size:,}",
+            "Prepare more text, or lower training.batch_size.",
+        )
+
+
+def _report(info: DatasetInfo) -> None:
+    for name, size, tokens, device in (
+        ("train", info["train_size"], info["train_tokens"], info["train_device"]),
+        ("val", info["val_size"], info["val_tokens"], info["val_device"]),
+    ):
+        memory = format_bytes(tokens * TOKEN_BYTES + size * 8)
+        say(f"  {name:5} {size:>11,} windows, {tokens:>13,} tokens, {memory:>8} on {device}")
+    total = info["train_size"] + info["val_size"] + info["dropped_size"]
+    share = info["dropped_size"] / total
+    say(f"  left out {info['dropped_size']:,} windows ({share:.1%}) that touch both sides")
+
+
+def _widen(window_bits: Tensor) -> Tensor:
+    return window_bits.long() & 0xFFFF
+
+
+def _whole_batch(batch: Tensor) -> Tensor:
+    return batch

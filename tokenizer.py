@@ -1,0 +1,281 @@
+"""The CodeLlama tokenizer: fetch, save, load, encode, decode.
+
+A byte-fallback BPE over the raw `tokenizers` library, read from `tokenizer.json`. Every other
+script takes it through `CodeLlamaTokenizer.load` or `load_or_fetch`, so that the checks below hold
+wherever ids are made.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+
+from utils.cli import config_from, run_script, script_parser
+from utils.config import Config
+from utils.errors import TokenizerError
+from utils.terminal import emit, say
+from utils.tokenizer_files import (
+    FETCH_AGAIN,
+    TOKENIZER_FILE,
+    download_tokenizer_files,
+    read_tokenizer_files,
+    sha256_of_bytes,
+    write_tokenizer_files,
+)
+
+BOS_PIECE, EOS_PIECE, UNK_PIECE = "<s>", "</s>", "<unk>"
+BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+
+# Scripts, spaces, controls, an emoji of five code points, and text that looks like control tokens.
+PROBE = '  Hello,  "wörld"\n\tdef f(x):\u2029漢字 العربية 🧑🏽‍🚀\x00\x7f <s>a</s><unk> '
+
+Ids = NDArray[np.uint16]
+
+
+class CodeLlamaTokenizer:
+    """Text to ids and back.
+
+    Encoding adds no special ids, and text that looks like one, such as "</s>", stays text.
+    `decode(encode(text)) == text` for all text but U+2581, which comes back as a space.
+    """
+
+    def __init__(self, name: str, files: Mapping[str, bytes], config: Config, origin: str) -> None:
+        """Use `load`. `files` are bytes by file name; `origin` names their place in errors."""
+        self.name = name
+        self.sha256 = sha256_of_bytes(files[TOKENIZER_FILE])
+        self._files = dict(files)
+        self._tokenizer = _parse(origin, files[TOKENIZER_FILE])
+        self.vocab_size = config.model.vocab_size
+        self.bos_id = config.tokenizer.bos_token_id
+        self.eos_id = config.tokenizer.eos_token_id
+        self.unk_id = config.tokenizer.unk_token_id
+        self.pad_id = config.tokenizer.pad_token_id
+        problems = list(_misfits(self._tokenizer, config)) or list(self._failed_probes())
+        if problems:
+            raise TokenizerError(
+                f"{origin}: this tokenizer does not fit the configuration:\n"
+                + "\n".join(f"  - {problem}" for problem in problems),
+                "Mend tokenizer.source, or the model and tokenizer sections of the configuration.",
+            )
+
+    @classmethod
+    def load(cls, folder: Path, config: Config, name: str | None = None) -> Self:
+        """Read a saved tokenizer, or a plain copy of the Hub's files, and check it.
+
+        `name` replaces the one it was saved with. Raises TokenizerError naming what is wrong.
+        """
+        stored_name, files = read_tokenizer_files(folder)
+        return cls(name or stored_name, files, config, origin=name or str(folder))
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer's files, unchanged, and their digests into `folder`."""
+        write_tokenizer_files(folder, self.name, self._files)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`. Raises TokenizerError for a lone surrogate, which no UTF-8 text has."""
+        ids: list[int] = self.encode_batch([text])[0].tolist()
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
+        """One uint16 array of ids for each text, in order, on all cores.
+
+        Every id is below `vocab_size`. Memory is about 20 times the text: keep batches to a few
+        megabytes. Raises TokenizerError as `encode` does.
+        """
+        try:
+            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError:
+            raise _lone_surrogate(texts) from None
+        return [self._as_uint16(encoding.ids) for encoding in encodings]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`, special ids left out; bytes that are no UTF-8 become U+FFFD.
+
+        A piece at the start loses its leading space. Raises TokenizerError for an id that is not
+        in the vocabulary.
+        """
+        plain = [int(token_id) for token_id in ids]
+        for token_id in plain:
+            if not 0 <= token_id < self.vocab_size:
+                raise TokenizerError(
+                    f"id {token_id} is not in the vocabulary of {self.name}",
+                    f"Ids go from 0 to {self.vocab_size - 1}.",
+                )
+        return self._tokenizer.decode(plain, skip_special_tokens=True)
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """The vocabulary's entry of each id, such as "▁Hello" or "<0x0A>"."""
+        return [self._tokenizer.id_to_token(token_id) or "" for token_id in ids]
+
+    def summary(self) -> str:
+        """What this tokenizer is, in a few lines for people."""
+        special = (
+            f"{BOS_PIECE} {self.bos_id}, {EOS_PIECE} {self.eos_id}, {UNK_PIECE} {self.unk_id},"
+            f" padding {self.pad_id}"
+        )
+        return (
+            f"tokenizer:  {self.name}\n"
+            f"vocabulary: {self.vocab_size:,} tokens\n"
+            f"special:    {special}\n"
+            f"sha256:     {self.sha256}"
+        )
+
+    def _as_uint16(self, ids: list[int]) -> Ids:
+        array = np.array(ids, dtype=np.uint32)
+        assert array.size == 0 or array.max() < self.vocab_size, "an id beyond the vocabulary"
+        return array.astype(np.uint16)
+
+    def _failed_probes(self) -> Iterator[str]:
+        ids = self.encode(PROBE)
+        if self.decode(ids) != PROBE:
+            yield "text does not survive encoding and decoding"
+        if {self.bos_id, self.eos_id, self.unk_id} & set(ids):
+            yield "plain text encodes to special ids"
+
+
+def fetch(config: Config) -> CodeLlamaTokenizer:
+    """Copy the tokenizer from `tokenizer.source` into `paths.tokenizer_dir`, and load it.
+
+    An absolute path is a local folder; anything else is a name on the Hugging Face Hub. What was
+    saved before stays as it is until the new one is read and checked. Raises TokenizerError.
+    """
+    source, target = config.tokenizer.source, config.paths.tokenizer_dir
+    folder = Path(source).expanduser()
+    if folder.is_absolute():
+        if not (folder / TOKENIZER_FILE).is_file():
+            raise TokenizerError(
+                f"tokenizer.source: {folder} is not a folder with {TOKENIZER_FILE}",
+                "Give a folder with the files of a Hub repository, or a name on the Hub.",
+            )
+        tokenizer = CodeLlamaTokenizer.load(folder, config)
+        if folder.resolve() == target.resolve():
+            return tokenizer
+    else:
+        with tempfile.TemporaryDirectory() as downloaded:
+            download_tokenizer_files(source, Path(downloaded))
+            tokenizer = CodeLlamaTokenizer.load(Path(downloaded), config, name=source)
+    tokenizer.save(target)
+    return CodeLlamaTokenizer.load(target, config)
+
+
+def load_or_fetch(config: Config) -> CodeLlamaTokenizer:
+    """The tokenizer saved in `paths.tokenizer_dir`; on first use it is fetched."""
+    folder = config.paths.tokenizer_dir
+    if (folder / TOKENIZER_FILE).exists():
+        return CodeLlamaTokenizer.load(folder, config)
+    say(f"no tokenizer in {folder} yet: fetching {config.tokenizer.source}")
+    return fetch(config)
+
+
+def main(arguments: Sequence[str]) -> None:
+    args = _parser().parse_args(arguments)
+    config = config_from(args)
+    has_task = args.encode is not None or args.decode is not None
+    if args.load is not None:
+        tokenizer = CodeLlamaTokenizer.load(args.load, config)
+        (say if has_task else emit)(tokenizer.summary())
+    elif has_task:
+        tokenizer = load_or_fetch(config)
+    else:
+        say(f"fetching {config.tokenizer.source}")
+        tokenizer = fetch(config)
+        emit(tokenizer.summary())
+        say(f"saved in {config.paths.tokenizer_dir}", "green")
+    if args.encode is not None:
+        _show_encoding(tokenizer, args.encode)
+    elif args.decode is not None:
+        emit(tokenizer.decode(args.decode))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = script_parser(
+        "Without an option: fetch the tokenizer named in the configuration and save it."
+    )
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--encode", metavar="TEXT", help="show the ids and pieces of TEXT")
+    task.add_argument(
+        "--decode", type=_id_list, metavar="IDS", help='show the text of ids: "123,456,789"'
+    )
+    parser.add_argument(
+        "--load", type=Path, metavar="FOLDER", help="use the tokenizer saved in FOLDER"
+    )
+    return parser
+
+
+def _id_list(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of ids separated by commas, such as 123,456,789"
+        ) from None
+
+
+def _show_encoding(tokenizer: CodeLlamaTokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    emit(f"ids: {','.join(map(str, ids))}")
+    emit(f"pieces: {' '.join(tokenizer.pieces(ids))}")
+    emit(f"tokens: {len(ids)}")
+    emit(f"characters per token: {len(text) / max(len(ids), 1):.2f}")
+
+
+def _parse(origin: str, content: bytes) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_buffer(content)
+    except ValueError as error:
+        raise TokenizerError(
+            f"{origin}: {TOKENIZER_FILE} is damaged or no tokenizer: {error}",
+            FETCH_AGAIN,
+        ) from None
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _misfits(tokenizer: Tokenizer, config: Config) -> Iterator[str]:
+    """What keeps this tokenizer from being the one that `config` describes."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    if len(vocabulary) != config.model.vocab_size:
+        yield (
+            f"it has {len(vocabulary):,} tokens, but model.vocab_size is"
+            f" {config.model.vocab_size:,}"
+        )
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        yield f"its ids are not 0 to {len(vocabulary) - 1}"
+    for piece, key in (
+        (BOS_PIECE, "bos_token_id"),
+        (EOS_PIECE, "eos_token_id"),
+        (UNK_PIECE, "unk_token_id"),
+    ):
+        expected = getattr(config.tokenizer, key)
+        if vocabulary.get(piece) != expected:
+            yield f"{piece} has id {vocabulary.get(piece)}, but tokenizer.{key} is {expected}"
+    model = tokenizer.model
+    missing = sum(piece not in vocabulary for piece in BYTE_PIECES)
+    if missing or not isinstance(model, BPE) or not model.byte_fallback:
+        yield f"it is no BPE with byte fallback ({missing} of 256 byte tokens are missing)"
+
+
+def _lone_surrogate(texts: Sequence[str]) -> TokenizerError:
+    """The error that names the first code point that is half a character."""
+    for number, text in enumerate(texts):
+        for position, character in enumerate(text):
+            if "\ud800" <= character <= "\udfff":
+                where = f"text {number} of the batch, " if len(texts) > 1 else ""
+                return TokenizerError(
+                    f"{where}character {position}: U+{ord(character):04X} is a lone surrogate,"
+                    " which has no bytes in UTF-8 and so no tokens",
+                    "Clean the text first; cleaner.py leaves none.",
+                )
+    raise AssertionError("the tokenizer takes every other text")
+
+
+if __name__ == "__main__":
+    run_script(main)

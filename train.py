@@ -1,0 +1,370 @@
+"""Train the model on a prepared dataset: python train.py
+
+Writes checkpoints to checkpoints/run_.../, and logs to logs/tensorboard and logs/raw_metrics.
+Ctrl-C saves and says how to resume; a resumed run is the uninterrupted one.
+"""
+
+import itertools
+import math
+import re
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dataloader import create_simple_train_val_dataloaders
+from model import create_model
+from tokenizer import CodeLlamaTokenizer
+from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.cli import config_from, run_script, script_parser
+from utils.config import Config
+from utils.device import autocast, choose_device, describe_device, seed_everything
+from utils.errors import DatasetError, Interrupted, TrainingError, UsageError
+from utils.files import sole_writer
+from utils.interrupts import InterruptGuard
+from utils.logging_utils import DualLogger
+from utils.metrics import MetricsTracker, perplexity
+from utils.optimizer import build_optimizer
+from utils.resume import check_resumable
+from utils.runs import (
+    BEST,
+    LATEST,
+    find_checkpoint,
+    new_run_folder,
+    prune_step_checkpoints,
+    step_name,
+)
+from utils.scheduler import Scheduler
+from utils.terminal import Progress, format_seconds, say, warn
+from utils.training_state import Position, TrainingState
+
+
+class Trainer:
+    """One training run: everything it needs, and everything a checkpoint of it holds."""
+
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        test_mode: bool = False,
+        resume_from: Checkpoint | None = None,
+    ) -> None:
+        self.config, self.device = config, device
+        self.settings = config.training
+        seed_everything(self.settings.seed)
+        self.tokenizer = CodeLlamaTokenizer.load(config.paths.tokenizer_dir, config)
+        self.train_loader, self.val_loader, self.info = create_simple_train_val_dataloaders(
+            test_mode=test_mode, config=config, device=device
+        )
+        if self.info["tokenizer_sha256"] != self.tokenizer.sha256:
+            raise DatasetError(
+                "the dataset was made with another tokenizer than the one in"
+                f" {config.paths.tokenizer_dir}",
+                "Run dataset_prep.py again.",
+            )
+        self.steps_per_epoch = len(self.train_loader) // self.settings.gradient_accumulation_steps
+        if not self.steps_per_epoch:
+            raise TrainingError(
+                f"an epoch has {len(self.train_loader)} batches, fewer than"
+                f" gradient_accumulation_steps ({self.settings.gradient_accumulation_steps})",
+                "Lower batch_size or gradient_accumulation_steps, or prepare more text.",
+            )
+        self.total_steps = self.steps_per_epoch * self.settings.epochs
+        if self.settings.max_steps is not None:
+            self.total_steps = min(self.total_steps, self.settings.max_steps)
+        self.validation_interval = max(
+            1, round(self.settings.validation_interval_epochs * self.steps_per_epoch)
+        )
+        self.model = create_model(config).to(device)
+        self.state = self._fresh_state()
+        self.has_changed = True  # since the last save
+        if resume_from is not None:
+            self._restore(resume_from)
+        if device.type == "cuda" and self.settings.compile:
+            self.model.compile_for_training()
+
+    def _fresh_state(self) -> TrainingState:
+        settings = self.settings
+        optimizer = build_optimizer(self.model, settings)
+        scheduler = Scheduler(
+            optimizer,
+            peak=settings.learning_rate,
+            minimum=settings.min_learning_rate,
+            warmup_steps=settings.warmup_steps,
+            total_steps=self.total_steps,
+        )
+        metrics = MetricsTracker(
+            settings.metrics_window_steps,
+            settings.early_stopping_patience,
+            settings.early_stopping_min_delta,
+        )
+        return TrainingState(self.model, optimizer, scheduler, metrics, self.device)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        changes = check_resumable(
+            checkpoint, self.config, self.tokenizer.sha256, self.info["dataset_fingerprint"]
+        )
+        changes += self.state.restore(checkpoint)
+        self.has_changed = False
+        for change in changes:
+            warn(f"resuming with a changed configuration: {change}")
+
+    def train(self, run_folder: Path, run_name: str, is_resumed: bool) -> None:
+        """Train to the end, or until a signal: then save, and raise Interrupted."""
+        self.run_folder, self.run_name = run_folder, run_name
+        resumed_step = self.position.step if is_resumed else None
+        logger = DualLogger(self.config.paths.log_dir, run_name, resumed_step)
+        progress = Progress("Training", self.total_steps, "steps", initial=self.position.step)
+        with InterruptGuard() as guard, closing(logger), progress:
+            self.guard, self.logger, self.progress = guard, logger, progress
+            logger.log_config(self.config)
+            batches = self._batches()
+            self.metrics.start_clock()
+            self._validate_and_save_if_due()
+            while not self._is_finished():
+                self._step(batches)
+                self._log_if_due()
+                self._validate_and_save_if_due()
+
+    def _validate_and_save_if_due(self) -> None:
+        is_best = self._validate_if_due()
+        self._save_if_due(is_best)
+        self._stop_if_interrupted()
+
+    @property
+    def position(self) -> Position:
+        return self.state.position
+
+    @property
+    def metrics(self) -> MetricsTracker:
+        return self.state.metrics
+
+    def _is_finished(self) -> bool:
+        return self.position.step >= self.total_steps or self.metrics.should_stop
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Training batches without end, from the run's position on."""
+        accumulation = self.settings.gradient_accumulation_steps
+        while True:
+            self.train_loader.set_position(self.position.epoch, self.position.batch)
+            left = self.steps_per_epoch * accumulation - self.position.batch
+            for batch in itertools.islice(self.train_loader, left):
+                yield batch.to(self.device, non_blocking=True)
+
+    def _step(self, batches: Iterator[Tensor]) -> None:
+        """One optimizer step. A loss or gradient that is not finite stops the run before it."""
+        accumulation = self.settings.gradient_accumulation_steps
+        losses, data_seconds, tokens = torch.zeros((), device=self.device), 0.0, 0
+        for _ in range(accumulation):
+            began = time.perf_counter()
+            batch = next(batches)  # (rows, window)
+            data_seconds += time.perf_counter() - began
+            with autocast(self.device, self.settings.precision):
+                loss = self.model(batch, labels=batch)["loss"] / accumulation
+            loss.backward()
+            losses += loss.detach()
+            tokens += batch.numel()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        loss_value, norm_value = torch.stack([losses, norm]).tolist()  # waits for the device
+        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+            raise TrainingError(
+                f"step {self.position.step + 1}: the loss is {loss_value} and the gradient norm"
+                f" {norm_value}; the weights were not changed",
+                "Resume from the last checkpoint, or start again, with a lower"
+                " training.learning_rate.",
+            )
+        learning_rate = self.state.scheduler.learning_rate
+        self.state.optimizer.step()
+        self.state.scheduler.step()
+        self.state.optimizer.zero_grad(set_to_none=True)
+        self._advance()
+        self.metrics.record_step(loss_value, norm_value, learning_rate, tokens, data_seconds)
+        self.progress.advance(1, self._note())
+
+    def _advance(self) -> None:
+        self.position.step += 1
+        self.has_changed = True
+        self.position.batch += self.settings.gradient_accumulation_steps
+        if self.position.step % self.steps_per_epoch == 0:
+            self.position.epoch += 1
+            self.position.batch = 0
+
+    def _note(self) -> str:
+        """What the progress line says behind steps and time."""
+        summary = self.metrics.summary()
+        note = f"loss {summary['train/loss']:.3f}"
+        if self.position.validation_loss is not None:
+            note += f", val {self.position.validation_loss:.3f}"
+        note += f", {summary['perf/tokens_per_second'] / 1e3:.1f}k tokens/s"
+        if "mem/peak_gib" in summary:
+            note += f", {summary['mem/peak_gib']:.1f} GiB"
+        return note
+
+    def _log_if_due(self) -> None:
+        if self.position.step % self.settings.log_interval_steps == 0:
+            self.logger.log_scalars(self.position.step, self.metrics.summary())
+
+    def _validate_if_due(self) -> bool:
+        """Validate at every interval and at both ends, once a step; true for a new best."""
+        step = self.position.step
+        is_due = step % self.validation_interval == 0 or self._is_finished()
+        if not is_due or self.position.validated_step == step:
+            return False
+        began = time.perf_counter()
+        loss = self._validation_loss()
+        if loss is None:
+            return False
+        is_best = self.metrics.record_validation(loss, step)
+        self.position.validated_step, self.position.validation_loss = step, loss
+        self.has_changed = True
+        self.logger.log_scalars(step, {"val/loss": loss, "val/perplexity": perplexity(loss)})
+        say(
+            f"step {step:,}: validation loss {loss:.4f}, perplexity {perplexity(loss):,.1f}"
+            f"{' (best so far)' if is_best else ''}, {format_seconds(time.perf_counter() - began)}",
+            "green" if is_best else "bold",
+        )
+        self._sample()
+        self.logger.flush()
+        self.metrics.start_clock()
+        return is_best
+
+    @torch.no_grad()
+    def _validation_loss(self) -> float | None:
+        """Mean loss a token over the validation windows; None if a signal came meanwhile."""
+        self.model.eval()
+        total, rows = torch.zeros((), dtype=torch.float64, device=self.device), 0
+        for batch in itertools.islice(self.val_loader, self.settings.max_validation_batches):
+            if self.guard.received:
+                break
+            batch = batch.to(self.device, non_blocking=True)
+            is_whole = len(batch) == self.settings.batch_size
+            # A last, smaller batch is not worth compiling the model for its shape.
+            with (
+                torch.compiler.set_stance("default" if is_whole else "force_eager"),
+                autocast(self.device, self.settings.precision),
+            ):
+                total += self.model(batch, labels=batch)["loss"].double() * len(batch)
+            rows += len(batch)
+        self.model.train()
+        return None if self.guard.received else (total / rows).item()
+
+    def _sample(self) -> None:
+        """Show and log what the model makes of the sample prompts; no training state moves."""
+        ids = self.config.tokenizer
+        for number, prompt in enumerate(self.settings.sample_prompts):
+            prompt_ids = torch.tensor(
+                [[ids.bos_token_id, *self.tokenizer.encode(prompt)]], device=self.device
+            )
+            with autocast(self.device, self.settings.precision):
+                generated = self.model.generate(
+                    prompt_ids, max_length=self.settings.sample_tokens, seed=self.settings.seed
+                )
+            text = self.tokenizer.decode(generated[0].tolist())
+            self.logger.log_text(self.position.step, f"samples/{number + 1}", text)
+            say(f"  | {' '.join(text.split())}", "dim")
+
+    def _save_if_due(self, is_best: bool) -> None:
+        """Save after a validation, and at every step that is to keep a file of its own."""
+        step = self.position.step
+        is_kept = step > 0 and step % self.settings.checkpoint_interval_steps == 0
+        if is_kept or self.position.validated_step == step:
+            self._save([BEST] * is_best + [step_name(step)] * is_kept)
+
+    def _stop_if_interrupted(self) -> None:
+        number = self.guard.received
+        if number is None:
+            return
+        self._save()
+        path = shlex.quote(str(self.run_folder / LATEST))
+        raise Interrupted(
+            f"stopped at step {self.position.step:,}, saved",
+            f"Go on with: python train.py --resume {path}",
+            number,
+        )
+
+    def _save(self, also_as: Sequence[str] = ()) -> None:
+        """Save as latest, and under more names, unless nothing has changed since the last save."""
+        if not self.has_changed:
+            return
+        self.logger.flush()
+        names = [self.run_folder / name for name in also_as]
+        snapshot = self.state.snapshot(
+            self.config, self.tokenizer.sha256, self.info["dataset_fingerprint"], self.run_name
+        )
+        save_checkpoint(snapshot, self.run_folder / LATEST, names)
+        prune_step_checkpoints(self.run_folder, self.settings.keep_step_checkpoints)
+        self.has_changed = False
+        self.metrics.start_clock()
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = script_parser("Train the model on the dataset that dataset_prep.py made.")
+    parser.add_argument(
+        "--test", action="store_true", help="one epoch on the dataset of dataset_prep.py --test"
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="PATH", help="go on from a checkpoint, or a run's latest"
+    )
+    parser.add_argument("--name", help="added to the run's name, for checkpoints and logs")
+    parser.add_argument("--device", help="cuda (default), cuda:N or cpu")
+    args = parser.parse_args(arguments)
+    if args.name and not re.fullmatch(r"[\w.-]+", args.name):
+        raise UsageError(f"--name {args.name!r} may have only letters, digits, '.', '_' and '-'")
+    config = config_from(args, {"training.epochs": 1 if args.test else None})
+    device = choose_device(args.device)
+    with ExitStack() as stack:
+        checkpoint = None
+        if args.resume:
+            path = find_checkpoint(args.resume)
+            run_folder = path.parent
+            stack.enter_context(sole_writer(run_folder, "training in"))
+            checkpoint = load_checkpoint(path, config)
+        trainer = Trainer(config, device, args.test, checkpoint)
+        if checkpoint is None:
+            run_folder = new_run_folder(config.paths.checkpoint_dir, args.name)
+            stack.enter_context(sole_writer(run_folder, "training in"))
+        run_name = checkpoint.run_name if checkpoint else run_folder.name
+        introduce(trainer, run_folder)
+        trainer.train(run_folder, run_name, is_resumed=checkpoint is not None)
+    conclude(trainer, run_folder)
+
+
+def introduce(trainer: Trainer, run_folder: Path) -> None:
+    """Say what is about to be trained, on what, and where to watch it."""
+    settings, position = trainer.settings, trainer.state.position
+    tokens_per_step = (
+        settings.batch_size * settings.gradient_accumulation_steps * trainer.info["window"]
+    )
+    parameters = trainer.model.parameter_count()
+    say(f"Model   {parameters:,} parameters on {describe_device(trainer.device)}")
+    say(
+        f"Plan    {trainer.total_steps:,} steps of {tokens_per_step:,} tokens, of"
+        f" {trainer.steps_per_epoch:,} in an epoch; validation every"
+        f" {trainer.validation_interval:,} steps"
+    )
+    say(f"Run     {run_folder}")
+    say(f"Watch   tensorboard --logdir {trainer.config.paths.log_dir / 'tensorboard'}")
+    if position.step:
+        say(f"Resume  after step {position.step:,}, epoch {position.epoch + 1}", "cyan")
+    if trainer.device.type == "cuda" and settings.compile:
+        say("The first step compiles the model, which takes a while.", "dim")
+
+
+def conclude(trainer: Trainer, run_folder: Path) -> None:
+    """Say how it ended, and what to do with the result."""
+    metrics = trainer.state.metrics
+    why = "stopped early" if metrics.should_stop else "finished"
+    say(
+        f"Training {why} after {trainer.state.position.step:,} steps: best validation loss"
+        f" {metrics.best_loss:.4f} at step {metrics.best_step:,}",
+        "bold",
+    )
+    say(f"Next: python Inference.py --run {run_folder.name}")
+
+
+if __name__ == "__main__":
+    run_script(main)

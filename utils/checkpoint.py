@@ -1,0 +1,310 @@
+"""Checkpoints: the sole reader and writer of `checkpoint_*.pt`.
+
+A file is what torch.save writes, with a SHA-256 of every byte in the comment that ends a zip file:
+torch.load alone does not notice a flipped bit. Reading never runs code (`weights_only=True`), so
+it holds only tensors and plain values. Older files without our header load as bare weights.
+"""
+
+import hashlib
+import os
+import platform
+import subprocess
+import time
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.config import Config, parse_config
+from utils.errors import CheckpointError
+from utils.files import atomic_write, format_bytes, sync_folder
+from utils.runs import other_checkpoints
+
+FORMAT_VERSION = 1
+COMPILED_PREFIX = "_orig_mod."
+_LEGACY_WEIGHTS = ("model_state_dict", "model", "state_dict")
+_MAGIC = b"\nllm-training-pipeline sha256 "
+_TRAILER_BYTES = len(_MAGIC) + 64
+_READ_BYTES = 1 << 20
+
+
+@dataclass
+class Checkpoint:
+    """Everything a run is. `name` is where it was read from, for messages.
+
+    In a file that an older program wrote only `model` and `config` are filled, and `config` is
+    the current one.
+    """
+
+    config: Config
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    rng: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    tokenizer_sha256: str = ""
+    dataset_fingerprint: str = ""
+    run_name: str = ""
+    git_commit: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    saved_at: str = ""
+    name: str = ""
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps taken, or None in a file that does not say."""
+        return self.progress.get("step")
+
+    @property
+    def validation_loss(self) -> float | None:
+        """The last validation loss before this was saved, or None."""
+        return self.progress.get("validation_loss")
+
+
+_REQUIRED = tuple(
+    key.name
+    for key in fields(Checkpoint)
+    if key.name not in ("name", "git_commit", "versions", "saved_at")
+)
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path, also_as: Sequence[Path] = ()) -> None:
+    """Write `path` atomically, then give the same file the names in `also_as`, atomically each.
+
+    A crash at any moment leaves every name with its old or its new content, whole. Raises
+    CheckpointError when the disk is full or the folder cannot be written; the old file stays.
+    """
+    payload = {
+        **{f.name: getattr(checkpoint, f.name) for f in fields(checkpoint) if f.name != "name"},
+        "format_version": FORMAT_VERSION,
+        "config": checkpoint.config.model_dump(mode="json"),
+        "git_commit": _git_commit(),
+        "versions": _versions(),
+        "saved_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    try:
+        with atomic_write(path) as file:
+            writer = _HashingWriter(file)
+            try:
+                torch.save(payload, writer)  # type: ignore[arg-type]
+            except RuntimeError as error:  # torch's report of our writer's OSError
+                raise writer.error or error from None
+            writer.finish()
+        for other in also_as:
+            _link(path, other)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path}: could not be saved: {error.strerror or error}",
+            "The checkpoints saved before are intact. A checkpoint of this run takes about"
+            f" {format_bytes(_payload_bytes(payload))}.",
+        ) from error
+
+
+def load_checkpoint(path: Path, fallback_config: Config) -> Checkpoint:
+    """Read a checkpoint, checked to the last bit; tensors are memory-mapped on the CPU.
+
+    Accepts our files, and, as bare weights for `fallback_config`, those of older programs: a
+    mapping of tensors, alone or under "model", "model_state_dict" or "state_dict". Keys lose
+    torch.compile's "_orig_mod." prefix. Anything else raises CheckpointError naming the file.
+    """
+    payload, is_sealed = _read_payload(path)
+    if "format_version" not in payload:
+        weights = next((payload[k] for k in _LEGACY_WEIGHTS if k in payload), payload)
+        return Checkpoint(fallback_config, _weights(weights, path), name=str(path))
+    if not is_sealed:
+        raise _damaged(path, "its checksum is missing")
+    version = payload["format_version"]
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: has checkpoint format {version}, this program reads {FORMAT_VERSION}",
+            "Use the version of the program that wrote it.",
+        )
+    missing = [key for key in _REQUIRED if key not in payload]
+    if missing:
+        raise CheckpointError(f"{path}: has no {', '.join(missing)}", other_checkpoints(path))
+    known = {f.name: payload[f.name] for f in fields(Checkpoint) if f.name in payload}
+    known["config"] = parse_config(payload["config"], f"{path} (its config)", path.parent)
+    known["model"] = _weights(payload["model"], path)
+    return Checkpoint(**known, name=str(path))
+
+
+def load_weights(
+    model: nn.Module, weights: Mapping[str, Any], name: str, assign: bool = False
+) -> None:
+    """Copy `weights` into the model, or raise CheckpointError naming what does not fit."""
+    expected = model.state_dict()
+    problems = [f"{key} is missing" for key in expected if key not in weights]
+    problems += [f"{key} is unknown" for key in weights if key not in expected]
+    problems += [
+        f"{key} is {tuple(weights[key].shape)}, not {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{name}: its weights do not fit the model: {', '.join(problems[:3])}{more}",
+            "It was made by another program or with another model section in its configuration.",
+        )
+    model.load_state_dict(weights, assign=assign)
+
+
+class _HashingWriter:
+    """Passes bytes on to a file, and ends the zip archive with their SHA-256 as its comment.
+
+    A zip file ends with the comment's length (2 bytes, zero in torch's) and the comment, so all
+    but those last 2 bytes are hashed.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.held = b""
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            self.file.write(view)
+        except OSError as error:
+            self.error = error
+            raise
+        if len(view) < 2:
+            tail = self.held + bytes(view)
+            self.digest.update(tail[:-2])
+            self.held = tail[-2:]
+        else:
+            self.digest.update(self.held)
+            self.digest.update(view[:-2])
+            self.held = bytes(view[-2:])
+        return len(view)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def finish(self) -> None:
+        assert self.held == b"\0\0", "torch.save ended its archive with a comment of its own"
+        self.file.seek(-2, os.SEEK_END)
+        self.file.write(_TRAILER_BYTES.to_bytes(2, "little") + _MAGIC)
+        self.file.write(self.digest.hexdigest().encode())
+
+
+def _read_payload(path: Path) -> tuple[dict[str, Any], bool]:
+    """The mapping in a file, and whether it bore (and matched) our checksum."""
+    for _ in range(100):  # training may replace the file between our two looks at it
+        try:
+            with path.open("rb") as file:
+                is_sealed = _verify(file, path)
+                payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                    continue
+        except FileNotFoundError:
+            raise CheckpointError(f"{path}: no such checkpoint", other_checkpoints(path)) from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except CheckpointError:
+            raise
+        except Exception as error:  # torch.load raises many kinds on files that are not its own
+            reason = " ".join(str(error).split())
+            if "weights_only" in reason or "Unsupported" in reason:
+                raise CheckpointError(
+                    f"{path}: holds objects other than tensors and plain values; nothing in it"
+                    " was run",
+                    "Do not load it with anything else unless you trust who made it.",
+                ) from None
+            raise _damaged(path, f"torch cannot read it ({reason[:120]})") from None
+        if not isinstance(payload, dict):
+            raise CheckpointError(f"{path}: holds a {type(payload).__name__}, not a checkpoint")
+        return payload, is_sealed
+    raise CheckpointError(f"{path}: is being replaced faster than it can be read")
+
+
+def _verify(file: IO[bytes], path: Path) -> bool:
+    """Check every byte: against our checksum, or against the zip's own where there is none."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - _TRAILER_BYTES - 2))
+    ending = file.read()
+    file.seek(0)
+    if ending[2:].startswith(_MAGIC):
+        hashed, left = hashlib.sha256(), size - len(ending)
+        while left and (block := file.read(min(_READ_BYTES, left))):
+            hashed.update(block)
+            left -= len(block)
+        expected = _TRAILER_BYTES.to_bytes(2, "little") + _MAGIC + hashed.hexdigest().encode()
+        if ending != expected:
+            raise _damaged(path, "its bytes do not match its checksum")
+        return True
+    if not zipfile.is_zipfile(file):
+        raise _damaged(path, "it is cut off, or no checkpoint at all")
+    with zipfile.ZipFile(file) as archive:
+        broken = archive.testzip()
+    if broken:
+        raise _damaged(path, f"{broken} in it does not match its checksum")
+    return False
+
+
+def _weights(weights: object, path: Path) -> dict[str, Tensor]:
+    if not isinstance(weights, Mapping) or not weights:
+        raise CheckpointError(f"{path}: holds no model weights")
+    odd = [key for key, value in weights.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise CheckpointError(
+            f"{path}: holds no model weights: {odd[0]!r} is no tensor",
+            "Known layouts are ours, and weights alone or under "
+            + ", ".join(_LEGACY_WEIGHTS)
+            + ".",
+        )
+    return {str(key).removeprefix(COMPILED_PREFIX): value for key, value in weights.items()}
+
+
+def _damaged(path: Path, how: str) -> CheckpointError:
+    return CheckpointError(f"{path}: is damaged: {how}", other_checkpoints(path))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give `target` the content of `source`: a hard link, so it costs no space and no copy."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    os.link(source, temporary)
+    temporary.replace(target)
+    sync_folder(target.parent)
+
+
+def _payload_bytes(payload: object) -> int:
+    if isinstance(payload, Tensor):
+        return payload.numel() * payload.element_size()
+    if isinstance(payload, Mapping):
+        return sum(_payload_bytes(value) for value in payload.values())
+    if isinstance(payload, list | tuple):
+        return sum(_payload_bytes(value) for value in payload)
+    return 64
+
+
+def _git_commit() -> str:
+    """The commit of this program, or an empty string outside a git checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }

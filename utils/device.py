@@ -1,0 +1,74 @@
+"""Device, precision and random state, decided in one place."""
+
+import random
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.errors import DeviceError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called `name` ("cpu", "cuda", "cuda:1"), or the GPU if `name` is None.
+
+    Raises DeviceError without a usable GPU: nothing falls back to the CPU by itself.
+    """
+    if name is not None and torch.device(name).type == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceError(
+            "no CUDA GPU is available to PyTorch", "Give --device cpu to use the CPU."
+        )
+    device = torch.device(name or "cuda")
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise DeviceError(f"{name}: there are only {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """For people: "NVIDIA H100 80GB HBM3 (78.4 of 79.2 GiB free)" or "CPU (2 threads)"."""
+    if device.type == "cpu":
+        return f"CPU ({torch.get_num_threads()} threads)"
+    free, total = torch.cuda.mem_get_info(device)
+    name = torch.cuda.get_device_name(device)
+    return f"{name} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """bf16 arithmetic on a GPU if `precision` is "bf16"; nothing otherwise."""
+    if device.type == "cuda" and precision == "bf16":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that a training run may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """The state of every generator, as tensors and plain values that load without pickled code."""
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(np.array(keys)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_rng_state(state: dict[str, Any], device: torch.device) -> None:
+    """Go on drawing where `rng_state` was taken."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy(), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,108 @@
+"""What a run has measured: smoothed training metrics, throughput, the best validation loss."""
+
+import math
+import time
+from collections import deque
+from typing import Any
+
+import torch
+
+TRAIN_LOSS = "train/loss"
+VALIDATION_LOSS = "val/loss"
+
+
+class MetricsTracker:
+    """Means over the last `window_steps` steps, and validation with early stopping.
+
+    Losses and norms survive a resume; the clock does not, so throughput starts afresh.
+    """
+
+    def __init__(self, window_steps: int, patience: int, min_delta: float) -> None:
+        self.patience, self.min_delta = patience, min_delta
+        self.losses: deque[float] = deque(maxlen=window_steps)
+        self.gradient_norms: deque[float] = deque(maxlen=window_steps)
+        self.spans: deque[tuple[int, float, float]] = deque(maxlen=window_steps)
+        self.learning_rate = math.nan
+        self.tokens_seen = 0
+        self.best_loss = math.inf
+        self.best_step: int | None = None
+        self.validations_since_best = 0
+        self._step_began = time.perf_counter()
+
+    def start_clock(self) -> None:
+        """Begin timing here: time since the last step was not training."""
+        self._step_began = time.perf_counter()
+
+    def record_step(
+        self,
+        loss: float,
+        gradient_norm: float,
+        learning_rate: float,
+        tokens: int,
+        data_seconds: float,
+    ) -> None:
+        """Count one optimizer step on `tokens` tokens, `data_seconds` of it spent on batches."""
+        self.learning_rate = learning_rate
+        now = time.perf_counter()
+        self.losses.append(loss)
+        self.gradient_norms.append(gradient_norm)
+        self.spans.append((tokens, now - self._step_began, data_seconds))
+        self.tokens_seen += tokens
+        self._step_began = now
+
+    def summary(self) -> dict[str, float]:
+        """Means over the window, and last values, by the names they are logged under."""
+        seconds = sum(span[1] for span in self.spans)
+        tokens = sum(span[0] for span in self.spans)
+        summary = {
+            TRAIN_LOSS: _mean(self.losses),
+            "train/gradient_norm": _mean(self.gradient_norms),
+            "train/learning_rate": self.learning_rate,
+            "train/tokens": float(self.tokens_seen),
+            "perf/tokens_per_second": tokens / seconds if seconds else 0.0,
+            "perf/step_ms": 1e3 * seconds / max(len(self.spans), 1),
+            "perf/data_share": sum(s[2] for s in self.spans) / seconds if seconds else 0.0,
+        }
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            summary["mem/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        return summary
+
+    def record_validation(self, loss: float, step: int) -> bool:
+        """Note a validation loss; true if it beats the best by more than `min_delta`."""
+        if loss < self.best_loss - self.min_delta:
+            self.best_loss, self.best_step = loss, step
+            self.validations_since_best = 0
+            return True
+        self.validations_since_best += 1
+        return False
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether patience is spent: that many validations in a row without improvement."""
+        return self.validations_since_best >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "losses": list(self.losses),
+            "gradient_norms": list(self.gradient_norms),
+            "tokens_seen": self.tokens_seen,
+            "best_loss": self.best_loss,
+            "best_step": self.best_step,
+            "validations_since_best": self.validations_since_best,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.losses.extend(state["losses"])
+        self.gradient_norms.extend(state["gradient_norms"])
+        self.tokens_seen = state["tokens_seen"]
+        self.best_loss, self.best_step = state["best_loss"], state["best_step"]
+        self.validations_since_best = state["validations_since_best"]
+
+
+def perplexity(loss: float) -> float:
+    """e to the loss, or infinity where that overflows."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _mean(values: deque[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

@@ -1,0 +1,60 @@
+"""May a run go on from a checkpoint with today's configuration and data?"""
+
+from typing import Any
+
+from utils.checkpoint import Checkpoint
+from utils.config import Config
+from utils.errors import CheckpointError
+
+# A checkpoint's weights, or its position in the data, have no meaning under other values of these.
+FIXED_KEYS = (
+    "model.vocab_size",
+    "model.hidden_size",
+    "model.num_layers",
+    "model.num_heads",
+    "model.max_position_embeddings",
+    "training.batch_size",
+    "training.gradient_accumulation_steps",
+    "dataloader.seed",
+    "dataloader.val_split",
+)
+# These say where and how to show or store things, not what is trained.
+_UNREMARKABLE_SECTIONS = ("paths", "cleaner", "dataset_prep", "generation")
+
+
+def check_resumable(
+    checkpoint: Checkpoint, config: Config, tokenizer_sha256: str, dataset_fingerprint: str
+) -> list[str]:
+    """Raise CheckpointError if training cannot go on; else say, a line each, what has changed."""
+    if not checkpoint.progress:
+        raise CheckpointError(
+            f"{checkpoint.name}: holds only weights, not the state of a run",
+            "It can be used with Inference.py, but not resumed.",
+        )
+    before, now = _flat(checkpoint.config), _flat(config)
+    changed = [key for key in now if before.get(key) != now[key]]
+    refused = [
+        f"{key} was {before.get(key)}, is now {now[key]}" for key in changed if key in FIXED_KEYS
+    ]
+    if checkpoint.tokenizer_sha256 != tokenizer_sha256:
+        refused.append("the tokenizer is another one")
+    if checkpoint.dataset_fingerprint != dataset_fingerprint:
+        refused.append("the dataset is another one")
+    if refused:
+        raise CheckpointError(
+            f"{checkpoint.name}: cannot be resumed: " + "; ".join(refused),
+            "Restore what changed, or start a new run without --resume.",
+        )
+    return [
+        f"{key} was {before.get(key)}, is now {now[key]}"
+        for key in changed
+        if not key.startswith(_UNREMARKABLE_SECTIONS)
+    ]
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    return {
+        f"{section}.{key}": value
+        for section, values in config.model_dump(mode="json").items()
+        for key, value in values.items()
+    }

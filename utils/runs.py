@@ -1,0 +1,110 @@
+"""Where checkpoints stand: one folder per training run, and the names inside it."""
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import CheckpointError
+
+LATEST = "checkpoint_latest.pt"
+BEST = "checkpoint_best.pt"
+_STEP_NAME = re.compile(r"checkpoint_step_(\d+)\.pt")
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A file that looks like a checkpoint by its name. `kind`: latest, best, step or other."""
+
+    path: Path
+    kind: str
+    step: int | None
+    modified_seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder with checkpoints, newest file first; `is_flat` for the base folder itself."""
+
+    path: Path
+    checkpoints: tuple[CheckpointFile, ...]
+    is_flat: bool
+
+    @property
+    def modified_seconds(self) -> float:
+        return max(file.modified_seconds for file in self.checkpoints)
+
+
+def step_name(step: int) -> str:
+    return f"checkpoint_step_{step}.pt"
+
+
+def new_run_folder(checkpoint_dir: Path, name: str | None) -> Path:
+    """Create run_YYYY_MM_DD_HH_MM, with `_name` behind it, or `_2`, `_3` ... if it is taken."""
+    base = time.strftime("run_%Y_%m_%d_%H_%M") + (f"_{name}" if name else "")
+    for attempt in range(1, 1000):
+        folder = checkpoint_dir / (base if attempt == 1 else f"{base}_{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise CheckpointError(f"{checkpoint_dir}: a thousand runs named {base}", "Give a --name.")
+
+
+def list_runs(checkpoint_dir: Path) -> list[Run]:
+    """Folders with checkpoints, newest first: runs, and the base folder if it holds any itself."""
+    if not checkpoint_dir.is_dir():
+        return []
+    folders = [checkpoint_dir, *(p for p in checkpoint_dir.iterdir() if p.is_dir())]
+    runs = [Run(p, tuple(list_checkpoints(p)), p == checkpoint_dir) for p in folders]
+    found = [run for run in runs if run.checkpoints]
+    return sorted(found, key=lambda run: (run.modified_seconds, run.path.name), reverse=True)
+
+
+def list_checkpoints(folder: Path) -> list[CheckpointFile]:
+    """The .pt files of one folder: latest, best, then steps from new to old, then others."""
+    order = {"latest": 0, "best": 1, "step": 2, "other": 3}
+    found = [_describe(path) for path in folder.glob("*.pt") if path.is_file()]
+    return sorted(found, key=lambda f: (order[f.kind], -(f.step or 0), f.path.name))
+
+
+def prune_step_checkpoints(folder: Path, keep: int) -> None:
+    """Delete all but the last written `keep` step checkpoints.
+
+    By time, not by number: a run resumed from an early step outranks what it leaves behind.
+    """
+    steps = [file for file in list_checkpoints(folder) if file.kind == "step"]
+    by_age = sorted(steps, key=lambda file: file.modified_seconds, reverse=True)
+    for file in by_age[keep:]:
+        file.path.unlink(missing_ok=True)
+
+
+def find_checkpoint(path: Path) -> Path:
+    """`path` itself, or the latest checkpoint of the run folder it names."""
+    if path.is_dir():
+        found = list_checkpoints(path)
+        if not found:
+            raise CheckpointError(
+                f"{path}: holds no checkpoint", "Name a run folder or a .pt file."
+            )
+        return found[0].path
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such checkpoint", other_checkpoints(path))
+    return path
+
+
+def other_checkpoints(path: Path) -> str:
+    others = [f.path.name for f in list_checkpoints(path.parent) if f.path.name != path.name]
+    if not others:
+        return f"There is no other checkpoint in {path.parent}."
+    return f"Others in {path.parent}: {', '.join(others[:6])}"
+
+
+def _describe(path: Path) -> CheckpointFile:
+    match = _STEP_NAME.fullmatch(path.name)
+    kind = {LATEST: "latest", BEST: "best"}.get(path.name, "step" if match else "other")
+    status = path.stat()
+    step = int(match[1]) if match else None
+    return CheckpointFile(path, kind, step, status.st_mtime, status.st_size)

@@ -1,0 +1,115 @@
+"""The files of a tokenizer: on the Hugging Face Hub, in a folder, and saved with their digests.
+
+Sole reader and writer of a saved tokenizer's folder. What the files mean is tokenizer.py's part.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from utils.errors import TokenizerError
+from utils.files import atomic_write, sole_writer, write_json
+
+TOKENIZER_FILE = "tokenizer.json"
+COMPANION_FILES = ("special_tokens_map.json", "tokenizer.model", "tokenizer_config.json")
+INFO_FILE = "tokenizer_info.json"
+HUB_TIMEOUT_SECONDS = 10
+FETCH_AGAIN = "Run `python tokenizer.py` to fetch the tokenizer again."
+
+
+class TokenizerInfo(BaseModel):
+    """tokenizer_info.json: what was saved, and the SHA-256 of each file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    sha256: dict[str, str]
+
+
+def read_tokenizer_files(folder: Path) -> tuple[str, dict[str, bytes]]:
+    """The tokenizer's name and the bytes of its files, by file name.
+
+    A saved folder must hold every file with the digest that was written for it. A plain copy of
+    a Hub repository has no digests; its name is the folder's. Raises TokenizerError.
+    """
+    files = {
+        name: (folder / name).read_bytes()
+        for name in (*COMPANION_FILES, TOKENIZER_FILE)  # the order in which they are saved
+        if (folder / name).is_file()
+    }
+    if TOKENIZER_FILE not in files:
+        raise TokenizerError(
+            f"{folder}: no tokenizer here ({TOKENIZER_FILE} is missing)",
+            "Run `python tokenizer.py` to fetch and save one.",
+        )
+    info = _read_info(folder / INFO_FILE)
+    if info is None:
+        return folder.resolve().name, files
+    for name in sorted({*files, *info.sha256}):
+        if name not in files or sha256_of_bytes(files[name]) != info.sha256.get(name):
+            raise TokenizerError(
+                f"{folder / name}: missing, or not the file that was saved (its SHA-256 is not"
+                f" the one in {INFO_FILE})",
+                FETCH_AGAIN,
+            )
+    return info.name, files
+
+
+def write_tokenizer_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
+    """Save `files` into `folder`, replacing the tokenizer that is there.
+
+    tokenizer.json is removed first and the digests are written last, so that a save that was cut
+    off never passes for a whole one.
+    """
+    with sole_writer(folder, "saving a tokenizer to"):
+        for old in (TOKENIZER_FILE, INFO_FILE, *COMPANION_FILES):
+            (folder / old).unlink(missing_ok=True)
+        for file_name, content in files.items():
+            with atomic_write(folder / file_name) as file:
+                file.write(content)
+        digests = {file_name: sha256_of_bytes(content) for file_name, content in files.items()}
+        write_json(folder / INFO_FILE, TokenizerInfo(name=name, sha256=digests).model_dump())
+
+
+def download_tokenizer_files(name: str, folder: Path) -> None:
+    """Put the tokenizer files of the Hub's repository `name`, and nothing else, into `folder`.
+
+    Raises TokenizerError if the Hub cannot be reached or has no such tokenizer.
+    """
+    import huggingface_hub  # takes a second to import: only for those who download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
+    advice = (
+        "Check the name and the network, or put the repository's tokenizer files into a folder"
+        " and name it: --set tokenizer.source=/absolute/path/of/the/folder"
+    )
+    try:
+        huggingface_hub.snapshot_download(
+            name,
+            allow_patterns=[TOKENIZER_FILE, *COMPANION_FILES],
+            local_dir=folder,
+            etag_timeout=HUB_TIMEOUT_SECONDS,
+        )
+    except Exception as error:  # the library and the HTTP client below it raise many kinds
+        reason = str(error).strip().partition("\n")[0].removeprefix("Got: ")
+        raise TokenizerError(
+            f"{name}: cannot be downloaded from the Hugging Face Hub: {reason}", advice
+        ) from error
+    if not (folder / TOKENIZER_FILE).is_file():
+        raise TokenizerError(f"{name}: has no {TOKENIZER_FILE} on the Hugging Face Hub", advice)
+
+
+def sha256_of_bytes(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_info(path: Path) -> TokenizerInfo | None:
+    try:
+        return TokenizerInfo.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise TokenizerError(f"{path}: damaged", FETCH_AGAIN) from None
