@@ -20,7 +20,8 @@ from utils.errors import DatasetError, DeviceError
 from utils.files import format_bytes
 from utils.split import BoolArray, Spans, compact, held_out, select_windows
 from utils.terminal import Progress, say
-from utils.token_files import DatasetMetadata, read_metadata, read_stream, window_starts
+from utils.token_files import DatasetMetadata, read_metadata, read_stream
+from utils.windows import window_starts
 
 TOKEN_BYTES = 2
 
@@ -49,20 +50,20 @@ class WindowDataset(Dataset[Tensor]):
     """
 
     def __init__(self, stream: Tensor, starts: Tensor, window: int) -> None:
-        self.starts = starts
+        self.stream, self.starts, self.window = stream, starts, window
         # The gather runs on int16, which every device supports; the bits are the same.
-        self.windows = stream.view(torch.int16).unfold(0, window, 1)  # (positions, window)
+        self.rows = stream.view(torch.int16).unfold(0, window, 1)  # (positions, window)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Tensor:
-        return _widen(self.windows[self.starts[index]])
+        return _widen(self.rows[self.starts[index]])
 
     def __getitems__(self, indices: Tensor | Sequence[int]) -> Tensor:
         """Several windows at once, (len(indices), window)."""
         index = torch.as_tensor(indices, device=self.starts.device)
-        return _widen(self.windows[self.starts[index]])
+        return _widen(self.rows[self.starts[index]])
 
 
 class WindowSampler(Sampler[Tensor]):
@@ -116,11 +117,11 @@ class WindowLoader(DataLoader[Tensor]):
             # DataLoader draws a seed per epoch; from the global generator it would break resuming.
             generator=torch.Generator().manual_seed(sampler.seed),
         )
-        self.window_sampler = sampler
+        self.windows, self.order = dataset, sampler
 
     def set_position(self, epoch: int, batch: int) -> None:
         """Let the next iteration begin at batch number `batch` of epoch number `epoch`."""
-        self.window_sampler.set_position(epoch, batch)
+        self.order.set_position(epoch, batch)
 
 
 @dataclass(frozen=True)

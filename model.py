@@ -6,13 +6,14 @@ gives the same logits everywhere. Shapes: B rows, T tokens, C width, H heads, V 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.checkpoint import Checkpoint, load_weights
+from utils.checkpoint import Checkpoint, load_checkpoint, load_weights
 from utils.config import Config, ModelConfig, load_config
 from utils.errors import UsageError
 from utils.generation import KeyValueCache, Sampling, generate
@@ -34,7 +35,8 @@ class DecoderLayer(nn.TransformerDecoderLayer):
             nhead=config.num_heads,
             dim_feedforward=4 * config.hidden_size,
             dropout=config.dropout,
-            activation=nn.GELU(approximate="tanh"),
+            # A function: a module would turn into ReLU when nn.TransformerDecoder copies the layer.
+            activation=partial(F.gelu, approximate="tanh"),
             layer_norm_eps=config.layer_norm_eps,
             batch_first=True,
             norm_first=True,
@@ -157,9 +159,12 @@ class LanguageModel(nn.Module):
         hidden = self.hidden_states(input_ids, attention_mask)
         if labels is None:
             return {"logits": self.logits(hidden)}
-        if attention_mask is not None:
-            labels = labels.masked_fill(attention_mask == 0, IGNORED_LABEL)
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+        if attention_mask is not None:
+            real = attention_mask.bool()
+            # Neither is padding predicted, nor does it predict the first token behind it.
+            is_scored = real & F.pad(real[:, 1:], (0, 1))
+            targets = targets.masked_fill(~is_scored, IGNORED_LABEL)
         logits, loss = self.head(hidden, self.token_embedding.weight, targets)
         return {"logits": logits, "loss": loss}
 
@@ -301,3 +306,19 @@ def model_from_checkpoint(
         model = LanguageModel(checkpoint.config)
     load_weights(model, checkpoint.model, checkpoint.name, assign=True)
     return model.to(device=device, dtype=dtype).eval()
+
+
+def load_for_inference(
+    path: Path, config: Config, device: torch.device
+) -> tuple[LanguageModel, Checkpoint]:
+    """The model in the checkpoint at `path`, ready to generate, and the checkpoint.
+
+    `config` is for files of older programs, which hold none. Raises CheckpointError.
+    """
+    checkpoint = load_checkpoint(path, config)
+    return model_from_checkpoint(checkpoint, device, inference_dtype(device)), checkpoint
+
+
+def inference_dtype(device: torch.device) -> torch.dtype:
+    """The type of weights when generating: bf16 on a GPU, fp32 on the CPU."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32

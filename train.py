@@ -150,8 +150,9 @@ class Trainer:
         """Training batches without end, from the run's position on."""
         accumulation = self.settings.gradient_accumulation_steps
         while True:
-            self.train_loader.set_position(self.position.epoch, self.position.batch)
-            left = self.steps_per_epoch * accumulation - self.position.batch
+            epoch, step_in_epoch = divmod(self.position.step, self.steps_per_epoch)
+            self.train_loader.set_position(epoch, step_in_epoch * accumulation)
+            left = (self.steps_per_epoch - step_in_epoch) * accumulation
             for batch in itertools.islice(self.train_loader, left):
                 yield batch.to(self.device, non_blocking=True)
 
@@ -181,17 +182,10 @@ class Trainer:
         self.state.optimizer.step()
         self.state.scheduler.step()
         self.state.optimizer.zero_grad(set_to_none=True)
-        self._advance()
-        self.metrics.record_step(loss_value, norm_value, learning_rate, tokens, data_seconds)
-        self.progress.advance(1, self._note())
-
-    def _advance(self) -> None:
         self.position.step += 1
         self.has_changed = True
-        self.position.batch += self.settings.gradient_accumulation_steps
-        if self.position.step % self.steps_per_epoch == 0:
-            self.position.epoch += 1
-            self.position.batch = 0
+        self.metrics.record_step(loss_value, norm_value, learning_rate, tokens, data_seconds)
+        self.progress.advance(1, self._note())
 
     def _note(self) -> str:
         """What the progress line says behind steps and time."""
@@ -349,7 +343,8 @@ def introduce(trainer: Trainer, run_folder: Path) -> None:
     say(f"Run     {run_folder}")
     say(f"Watch   tensorboard --logdir {trainer.config.paths.log_dir / 'tensorboard'}")
     if position.step:
-        say(f"Resume  after step {position.step:,}, epoch {position.epoch + 1}", "cyan")
+        epoch = position.step // trainer.steps_per_epoch + 1
+        say(f"Resume  after step {position.step:,}, in epoch {epoch}", "cyan")
     if trainer.device.type == "cuda" and settings.compile:
         say("The first step compiles the model, which takes a while.", "dim")
 

@@ -14,7 +14,7 @@ import textwrap
 import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
-from itertools import chain, starmap
+from itertools import chain, dropwhile, starmap
 from pathlib import Path, PurePath
 
 from demo import DEMO_CONFIG_PATH
@@ -75,7 +75,8 @@ def refuse_foreign_files(raw_dir: Path) -> None:
 
 def all_pages(stdlib: Path) -> Iterator[Record]:
     """Every page in a fixed order: topics by label, then modules and text files by path."""
-    topics = sorted(read_topics().items())
+    labels = {text: label for label, text in read_topics().items()}  # some texts have two
+    topics = sorted((label, text) for text, label in labels.items())
     files = documented_files(stdlib)
     pages = chain(starmap(topic_page, topics), (file_page(stdlib, path) for path in files))
     with Progress("reading Python's documentation", len(topics) + len(files), "pages") as progress:
@@ -178,7 +179,8 @@ def code(lines: list[str], node: Definition, end: int | None) -> str:
     kept = lines[first - 1 : end]
     docstring = node.body[0]
     if ast.get_docstring(node) and docstring.lineno > node.lineno:
-        kept = lines[first - 1 : docstring.lineno - 1] + lines[docstring.end_lineno or end : end]
+        body = dropwhile(lambda line: not line.strip(), lines[docstring.end_lineno : end])
+        kept = [*lines[first - 1 : docstring.lineno - 1], *body]
     return textwrap.dedent("\n".join(kept)).strip("\n")
 
 

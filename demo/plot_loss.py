@@ -16,6 +16,8 @@ from utils.runs import list_runs
 from utils.terminal import say
 
 PLOT_NAME = "loss.png"
+TRAIN_COLOUR = "#8fb8de"
+VALIDATION_COLOUR = "#c44536"
 
 Curve = list[tuple[int, float]]  # (step, loss) in order
 
@@ -59,10 +61,10 @@ def plot(metrics: Path) -> Path:
         axes = figure.subplots()
         train = read_curve(metrics, TRAIN_LOSS)
         validation = read_curve(metrics, VALIDATION_LOSS)
-        axes.plot(*zip(*train, strict=True), color="#8fb8de", linewidth=1.5, label="training")
+        axes.plot(*zip(*train, strict=True), color=TRAIN_COLOUR, linewidth=1.5, label="training")
         axes.plot(
             *zip(*validation, strict=True),
-            color="#c44536",
+            color=VALIDATION_COLOUR,
             linewidth=2,
             marker="o",
             label="validation",

@@ -60,16 +60,18 @@ def main(arguments: Sequence[str]) -> None:
 
 def phases_for(device: str) -> list[Phase]:
     """Every phase in order; the last two use the newest run, which is the one just trained."""
+    newest = ("--run", "latest", "--checkpoint", "best")
     prompts = [option for prompt in PROMPTS for option in ("--prompt", prompt)]
+    on_device = ("--device", device)
     return [
         Phase("Build a raw corpus from Python's documentation", ("-m", "demo.build_corpus")),
         Phase("Clean it", ("cleaner.py",)),
         Phase("Train a tokenizer on it", ("-m", "demo.train_tokenizer")),
         Phase("Install the tokenizer", ("tokenizer.py",)),
         Phase("Cut the text into token windows", ("dataset_prep.py",)),
-        Phase("Train the model", ("train.py", "--device", device, "--name", "demo")),
+        Phase("Train the model", ("train.py", *on_device, "--name", "demo")),
         Phase("Plot the loss", ("-m", "demo.plot_loss")),
-        Phase("Generate text", ("Inference.py", "--device", device, "--seed", "1", *prompts)),
+        Phase("Generate text", ("Inference.py", *on_device, *newest, "--seed", "1", *prompts)),
     ]
 
 

@@ -11,7 +11,7 @@ import platform
 import subprocess
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from utils.config import Config, parse_config
 from utils.errors import CheckpointError
-from utils.files import atomic_write, format_bytes, sync_folder
+from utils.files import TEMPORARY_SUFFIX, atomic_write, format_bytes, sync_folder
 from utils.runs import other_checkpoints
 
 FORMAT_VERSION = 1
@@ -31,6 +31,7 @@ _LEGACY_WEIGHTS = ("model_state_dict", "model", "state_dict")
 _MAGIC = b"\nllm-training-pipeline sha256 "
 _TRAILER_BYTES = len(_MAGIC) + 64
 _READ_BYTES = 1 << 20
+_NO_ARCHIVE = "it is cut off, or no checkpoint at all"
 
 
 @dataclass
@@ -113,7 +114,34 @@ def load_checkpoint(path: Path, fallback_config: Config) -> Checkpoint:
     mapping of tensors, alone or under "model", "model_state_dict" or "state_dict". Keys lose
     torch.compile's "_orig_mod." prefix. Anything else raises CheckpointError naming the file.
     """
-    payload, is_sealed = _read_payload(path)
+    return _checkpoint_in(path, fallback_config, _verify)
+
+
+@dataclass(frozen=True)
+class CheckpointSummary:
+    """What a list of checkpoints shows of one, and what loading it will take."""
+
+    config: Config
+    step: int | None
+    validation_loss: float | None
+    parameters: int
+
+
+def summarise_checkpoint(path: Path, fallback_config: Config) -> CheckpointSummary:
+    """What a checkpoint says of itself, at a cost that does not grow with its weights.
+
+    Raises CheckpointError as `load_checkpoint` does, but cannot notice flipped bits, which only
+    reading all bytes can: no weights leave this function.
+    """
+    found = _checkpoint_in(path, fallback_config, _has_checksum)
+    parameters = sum(weight.numel() for weight in found.model.values())
+    return CheckpointSummary(found.config, found.step, found.validation_loss, parameters)
+
+
+def _checkpoint_in(
+    path: Path, fallback_config: Config, verify: Callable[[IO[bytes], Path], bool]
+) -> Checkpoint:
+    payload, is_sealed = _read_payload(path, verify)
     if "format_version" not in payload:
         weights = next((payload[k] for k in _LEGACY_WEIGHTS if k in payload), payload)
         return Checkpoint(fallback_config, _weights(weights, path), name=str(path))
@@ -145,6 +173,11 @@ def load_weights(
         f"{key} is {tuple(weights[key].shape)}, not {tuple(value.shape)}"
         for key, value in expected.items()
         if key in weights and weights[key].shape != value.shape
+    ]
+    problems += [
+        f"{key} holds {weights[key].dtype}, not floating point numbers"
+        for key in expected
+        if key in weights and not weights[key].is_floating_point()
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -195,12 +228,14 @@ class _HashingWriter:
         self.file.write(self.digest.hexdigest().encode())
 
 
-def _read_payload(path: Path) -> tuple[dict[str, Any], bool]:
-    """The mapping in a file, and whether it bore (and matched) our checksum."""
+def _read_payload(
+    path: Path, verify: Callable[[IO[bytes], Path], bool]
+) -> tuple[dict[str, Any], bool]:
+    """The mapping in a file, and whether it bore our checksum, looked at by `verify`."""
     for _ in range(100):  # training may replace the file between our two looks at it
         try:
             with path.open("rb") as file:
-                is_sealed = _verify(file, path)
+                is_sealed = verify(file, path)
                 payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                     continue
@@ -241,12 +276,20 @@ def _verify(file: IO[bytes], path: Path) -> bool:
             raise _damaged(path, "its bytes do not match its checksum")
         return True
     if not zipfile.is_zipfile(file):
-        raise _damaged(path, "it is cut off, or no checkpoint at all")
+        raise _damaged(path, _NO_ARCHIVE)
     with zipfile.ZipFile(file) as archive:
         broken = archive.testzip()
     if broken:
         raise _damaged(path, f"{broken} in it does not match its checksum")
     return False
+
+
+def _has_checksum(file: IO[bytes], path: Path) -> bool:
+    """Whether the file ends with our checksum; CheckpointError if its end is not a zip file's."""
+    if not zipfile.is_zipfile(file):
+        raise _damaged(path, _NO_ARCHIVE)
+    file.seek(max(0, os.fstat(file.fileno()).st_size - _TRAILER_BYTES))
+    return file.read().startswith(_MAGIC)
 
 
 def _weights(weights: object, path: Path) -> dict[str, Tensor]:
@@ -269,7 +312,7 @@ def _damaged(path: Path, how: str) -> CheckpointError:
 
 def _link(source: Path, target: Path) -> None:
     """Give `target` the content of `source`: a hard link, so it costs no space and no copy."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     temporary.unlink(missing_ok=True)
     os.link(source, temporary)
     temporary.replace(target)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from utils.config import DEFAULT_CONFIG_PATH, Config, load_config
 from utils.errors import PipelineError
-from utils.terminal import say, style
+from utils.terminal import say, say_error
 
 EPILOG = (
     "exit codes: 0 done, 1 error, 2 wrong usage, 130 or 143 interrupted after saving. "
@@ -78,7 +78,7 @@ def run_script(main: Callable[[Sequence[str]], None]) -> None:
 def _show(message: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    say(f"{style('error:', 'red', 'bold')} {message}")
+    say_error(message)
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -26,6 +26,8 @@ from utils.errors import ConfigError
 
 DEFAULT_CONFIG_PATH = Path(__file__).resolve().parent.parent / "config.json"
 UINT16_IDS = 65_536
+# Where pydantic's own words speak of Python.
+_WORDS = {"path_type": "must be a path", "model_type": "must be a JSON object"}
 
 
 def _beside_config(path: Path, info: ValidationInfo) -> Path:
@@ -401,7 +403,7 @@ def _describe(problem: Mapping[str, Any]) -> str:
     dotted = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"{dotted}: unknown key. {nearest_key(dotted)}".rstrip()
-    message = problem["msg"].removeprefix("Value error, ").partition(" for <class")[0]
+    message = _WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     if problem["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
     return f"{dotted}: {message[0].lower() + message[1:]}, but is {_shown(problem['input'])}"

@@ -1,13 +1,17 @@
 """Device, precision and random state, decided in one place."""
 
+import gc
 import random
-from contextlib import AbstractContextManager, nullcontext
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from utils.errors import DeviceError
+from utils.errors import DeviceError, UsageError
 
 
 def choose_device(name: str | None) -> torch.device:
@@ -15,7 +19,13 @@ def choose_device(name: str | None) -> torch.device:
 
     Raises DeviceError without a usable GPU: nothing falls back to the CPU by itself.
     """
-    if name is not None and torch.device(name).type == "cpu":
+    try:
+        kind = torch.device(name or "cuda").type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: no such device", "Give cpu, cuda or cuda:N.")
+    if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise DeviceError(
@@ -34,6 +44,39 @@ def describe_device(device: torch.device) -> str:
     free, total = torch.cuda.mem_get_info(device)
     name = torch.cuda.get_device_name(device)
     return f"{name} ({free / 2**30:.1f} of {total / 2**30:.1f} GiB free)"
+
+
+def free_memory_bytes(device: torch.device) -> int | None:
+    """Memory that new tensors on `device` may take; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    values = {name: value for name, _, value in (line.partition(":") for line in lines)}
+    return int(values["MemAvailable"].split()[0]) * 1024
+
+
+def release_memory(device: torch.device) -> None:
+    """Give the memory of tensors that nothing refers to any more back to the device."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def memory_errors(activity: str, hint: str) -> Iterator[None]:
+    """Turn torch's "out of memory" inside the block into DeviceError."""
+    try:
+        yield
+    except RuntimeError as error:
+        words = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and not re.search(
+            r"can't allocate memory|[Oo]verflow", words
+        ):
+            raise
+        raise DeviceError(f"not enough memory for {activity}", hint) from None
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

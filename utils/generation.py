@@ -15,6 +15,8 @@ from torch import Tensor
 from utils.config import GenerationConfig
 from utils.errors import UsageError
 
+GREEDY_BELOW = 1e-5  # a temperature; dividing by less could overflow
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -45,6 +47,7 @@ class Sampling:
             ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
         ):
             if not valid:
                 raise UsageError(f"{name} must be {rule}, not {getattr(self, name)}")
@@ -98,7 +101,7 @@ def filter_logits(logits: Tensor, temperature: float, top_k: int, top_p: float) 
 
 def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw one token id per row of (rows, vocabulary) logits, each row from its own generator."""
-    if sampling.temperature == 0:
+    if sampling.temperature < GREEDY_BELOW:
         return logits.argmax(dim=-1)
     probabilities = filter_logits(
         logits.float(), sampling.temperature, sampling.top_k, sampling.top_p
@@ -168,6 +171,7 @@ class _Contexts:
     def __init__(self, model: CausalModel, prompts: Sequence[Tensor], max_length: int) -> None:
         self.model = model
         self.limit = model.max_positions
+        self.reread = max(1, self.limit // 2)  # tokens that a row keeps when it slides
         self.lengths = [len(prompt) for prompt in prompts]
         self.seen = [self._readable(length) for length in self.lengths]
         self.tokens = torch.zeros(  # (rows, longest prompt + max_length)
@@ -178,7 +182,7 @@ class _Contexts:
 
     def _readable(self, length: int) -> int:
         """How many of a row's last tokens to read when it is read afresh."""
-        return length if length <= self.limit else self.limit // 2
+        return length if length <= self.limit else self.reread
 
     def _store(self, token_ids: Tensor) -> list[int]:
         """Append one token to every row; return the rows that slid, to be read afresh."""
@@ -186,7 +190,7 @@ class _Contexts:
         self.tokens[rows, torch.tensor(self.lengths, device=self.model.device)] = token_ids
         self.lengths = [length + 1 for length in self.lengths]
         slid = [row for row, seen in enumerate(self.seen) if seen == self.limit]
-        self.seen = [self.limit // 2 if s == self.limit else s + 1 for s in self.seen]
+        self.seen = [self.reread if s == self.limit else s + 1 for s in self.seen]
         return slid
 
     def _visible(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:

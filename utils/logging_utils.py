@@ -28,17 +28,13 @@ def metrics_path(log_dir: Path, run_name: str) -> Path:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a run, in order; a last line that a crash cut off is left out."""
-    records = []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                records.append(json.loads(line))
-    return records
+    with path.open("rb") as file:  # a cut may leave half a character
+        return [json.loads(line) for line in file if line.endswith(b"\n")]
 
 
 class DualLogger:
     """Logs one run. With `resumed_step`, records after that step are removed from both logs, so
-    the curve goes on without doubled points. Use as a context manager or call `close`.
+    the curve goes on without doubled points. Call `close` at the end.
     """
 
     def __init__(self, log_dir: Path, run_name: str, resumed_step: int | None = None) -> None:

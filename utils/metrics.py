@@ -101,7 +101,7 @@ class MetricsTracker:
 
 def perplexity(loss: float) -> float:
     """e to the loss, or infinity where that overflows."""
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss > 700 else math.exp(loss)  # NaN stays NaN
 
 
 def _mean(values: deque[float]) -> float:

@@ -206,11 +206,11 @@ def _buffered(raw: io.RawIOBase) -> IO[bytes]:
 _DECOMPRESSORS: dict[str, Callable[[_Source], IO[bytes]]] = {
     "": _buffered,
     ".gz": lambda source: io.BufferedReader(
-        gzip.GzipFile(fileobj=_buffered(source)),  # type: ignore[arg-type]
+        gzip.GzipFile(fileobj=_buffered(source)),
         _BUFFER_BYTES,
     ),
     ".bz2": lambda source: io.BufferedReader(
-        bz2.BZ2File(_buffered(source)),  # type: ignore[arg-type]
+        bz2.BZ2File(_buffered(source)),
         _BUFFER_BYTES,
     ),
     ".zst": lambda source: _buffered(_ZstdReader(source)),

@@ -95,6 +95,34 @@ def find_checkpoint(path: Path) -> Path:
     return path
 
 
+def find_run(checkpoint_dir: Path, name: str) -> Run:
+    """The run called `name`, the newest for "latest", or the one in the folder of that path."""
+    runs = list_runs(checkpoint_dir)
+    if name == "latest" and runs:
+        return runs[0]
+    for folder in (checkpoint_dir / name, Path(name)):
+        if checkpoints := list_checkpoints(folder):
+            is_flat = folder.resolve() == checkpoint_dir.resolve()
+            return Run(folder, tuple(checkpoints), is_flat)
+    names = ", ".join(run.path.name for run in runs[:6])
+    raise CheckpointError(
+        f"{name}: no training run of this name in {checkpoint_dir}, and no folder with checkpoints",
+        f"Runs, newest first: {names}" if runs else "Train a model first: python train.py",
+    )
+
+
+def find_in_run(run: Run, name: str) -> Path:
+    """A run's checkpoint by file name, step number, "latest" or "best"."""
+    for file in run.checkpoints:
+        short_names = {"step": str(file.step), "other": file.path.name}
+        if name in (file.path.name, short_names.get(file.kind, file.kind)):
+            return file.path
+    raise CheckpointError(
+        f"{run.path}: has no checkpoint {name!r}",
+        "It has " + ", ".join(file.path.name for file in run.checkpoints[:6]),
+    )
+
+
 def other_checkpoints(path: Path) -> str:
     others = [f.path.name for f in list_checkpoints(path.parent) if f.path.name != path.name]
     if not others:

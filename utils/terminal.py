@@ -5,6 +5,7 @@ terminal and a plain line every few seconds elsewhere.
 """
 
 import os
+import re
 import sys
 import time
 from types import TracebackType
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from utils.errors import UsageError
 
 PLAIN_INTERVAL_SECONDS = 5.0
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 _CODES = {
     "bold": "1",
     "dim": "2",
@@ -53,6 +55,10 @@ def warn(text: str) -> None:
     say(f"{style('warning:', 'yellow')} {text}")
 
 
+def say_error(error: object) -> None:
+    say(f"{style('error:', 'red', 'bold')} {error}")
+
+
 def emit(text: str = "", end: str = "\n") -> None:
     """A result for the person or the next program: stdout."""
     sys.stdout.write(text + end)
@@ -64,15 +70,21 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def ask(question: str, flag: str) -> str:
-    """The answer typed to `question`, stripped.
+def ask(question: str, flag: str, strip: bool = True) -> str:
+    """The answer typed to `question`; `strip` False keeps its outer spaces.
 
     Without a terminal it raises UsageError, which names `flag` as the way to answer. Ctrl-D
     raises EOFError.
     """
     if not is_interactive():
         raise UsageError(f"there is no terminal to ask {question.strip()!r} on", f"Give {flag}.")
-    return input(question).strip()
+    answer = input(question)
+    return answer.strip() if strip else answer
+
+
+def printable(text: str) -> str:
+    """`text` with control characters spelled out, so that it cannot command a terminal."""
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def format_seconds(seconds: float) -> str:

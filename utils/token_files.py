@@ -19,16 +19,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from numpy.lib.format import (
-    read_array_header_1_0,
-    read_magic,
-    write_array_header_1_0,
-)
-from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -41,17 +34,14 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
+from utils.array_files import StoredArray, check_digest, map_array, write_header
 from utils.errors import DatasetError
-from utils.files import atomic_write, natural_key, sha256_of, write_json
+from utils.files import atomic_write, natural_key, write_json
+from utils.windows import ID_TYPE, Ids, Positions, WindowWriter, join_windows, window_count
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 METADATA_NAME = "metadata.json"
-ID_TYPE = np.dtype("<u2")
 POSITION_TYPE = np.dtype("<i8")
-FLUSH_TOKENS = 1 << 20  # tokens collected between writes
-
-Ids = NDArray[np.uint16]
-Positions = NDArray[np.int64]
 
 _REDO = "Run dataset_prep.py --force, with --test if this is the test dataset, to make it again."
 _TOKENS, _DOCUMENTS = "tokens_", "documents_"
@@ -67,20 +57,12 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class StoredArray(_Record):
-    """One .npy file on disk."""
-
-    size_bytes: NonNegativeInt
-    sha256: str
-
-
 class TokenFile(_Record):
     """What was made of one cleaned text."""
 
     stem: Annotated[str, AfterValidator(_plain_stem)]
     source_sha256: str  # of the cleaned text
-    articles: NonNegativeInt
-    documents: NonNegativeInt  # one per article
+    articles: NonNegativeInt  # each is one document of the stream
     tokens: NonNegativeInt  # of the stream, with <s> and </s>
     windows: NonNegativeInt
     characters: NonNegativeInt
@@ -93,7 +75,7 @@ class TokenFile(_Record):
 class Recipe(_Record):
     """What decides the windows, beside the text."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: Literal[1] = FORMAT_VERSION
     window: Annotated[int, Field(ge=2)]
     stride: PositiveInt
     tokenizer_name: str
@@ -147,23 +129,9 @@ class DatasetMetadata(Recipe):
         if self.fingerprint != _fingerprint(self.model_dump(exclude={"fingerprint"})):
             raise ValueError("a value was changed: the fingerprint is of other values")
         for file in self.files:
-            if file.windows != _window_count(file.tokens, self.window, self.stride):
-                raise ValueError(f"{file.stem}: {file.windows} windows cannot be right")
+            if file.windows != window_count(file.tokens, self.window, self.stride):
+                raise ValueError(f"{file.stem}: {file.tokens} tokens make other windows")
         return self
-
-
-def window_starts(tokens: int, window: int, stride: int) -> Positions:
-    """Where each window starts in a stream of `tokens`, ascending, int64 (windows,).
-
-    The last window ends where the stream ends. A stream shorter than a window has none.
-
-    >>> window_starts(tokens=10, window=4, stride=2).tolist()
-    [0, 2, 4, 6]
-    >>> window_starts(tokens=11, window=4, stride=2).tolist()
-    [0, 2, 4, 6, 7]
-    """
-    count = _window_count(tokens, window, stride)
-    return np.minimum(np.arange(count, dtype=np.int64) * stride, tokens - window)
 
 
 def tokens_path_of(dataset_dir: Path, stem: str) -> Path:
@@ -180,9 +148,12 @@ def entry_path_of(dataset_dir: Path, stem: str) -> Path:
 
 def stored_stems(dataset_dir: Path) -> list[str]:
     """The stems that have any file here, finished or not, in natural order."""
-    names = [path for prefix in (_TOKENS, _DOCUMENTS) for path in dataset_dir.glob(f"{prefix}*.*")]
-    stems = {path.stem.removeprefix(_TOKENS).removeprefix(_DOCUMENTS) for path in names}
-    return [path.name for path in sorted(map(Path, stems), key=natural_key)]
+    stems = {
+        Path(path.name[len(prefix) : -len(suffix)])
+        for prefix, suffix in ((_TOKENS, ".npy"), (_TOKENS, ".json"), (_DOCUMENTS, ".npy"))
+        for path in dataset_dir.glob(f"{prefix}*{suffix}")
+    }
+    return [stem.name for stem in sorted(stems, key=natural_key)]
 
 
 def remove_token_file(dataset_dir: Path, stem: str) -> None:
@@ -215,7 +186,7 @@ def read_metadata(dataset_dir: Path) -> DatasetMetadata:
         )
     metadata = _parse(path)
     for file in metadata.files:
-        _check_arrays(dataset_dir, metadata.window, file)
+        _map_arrays(dataset_dir, metadata.window, file)
     return metadata
 
 
@@ -227,7 +198,7 @@ def read_entry(dataset_dir: Path, stem: str) -> DatasetMetadata | None:
     entry = _parse(path)
     if [file.stem for file in entry.files] != [stem]:
         raise DatasetError(f"{path}: describes another file", _REDO)
-    _check_arrays(dataset_dir, entry.window, entry.files[0])
+    _map_arrays(dataset_dir, entry.window, entry.files[0])
     return entry
 
 
@@ -240,21 +211,19 @@ def read_stream(
     compared unless `verify` is false; that the windows overlap as they should and that documents
     begin and end as they should is always checked. Raises DatasetError.
     """
-    _check_arrays(dataset_dir, metadata.window, file)
+    windows, stored_starts = _map_arrays(dataset_dir, metadata.window, file)
     tokens_path = tokens_path_of(dataset_dir, file.stem)
     documents_path = documents_path_of(dataset_dir, file.stem)
     if verify:
-        _check_digest(tokens_path, file.tokens_array)
-        _check_digest(documents_path, file.documents_array)
+        check_digest(tokens_path, file.tokens_array, _REDO)
+        check_digest(documents_path, file.documents_array, _REDO)
     if not file.windows:
         return np.empty(0, ID_TYPE), np.empty(0, POSITION_TYPE)
-    stream = _join(_map_windows(tokens_path, file.windows, metadata.window), metadata.stride, file)
+    stream = join_windows(windows, file.tokens, metadata.stride)
     if stream is None:
-        raise DatasetError(f"{tokens_path}: the windows do not overlap as they should", _REDO)
-    starts = np.fromfile(
-        documents_path, POSITION_TYPE, offset=file.documents_array.size_bytes - file.documents * 8
-    )
-    if not _is_a_stream(stream, starts, metadata):
+        raise DatasetError(f"{tokens_path}: windows that overlap hold different tokens", _REDO)
+    starts = np.array(stored_starts)
+    if not _is_stream_of(stream, starts, metadata):
         raise DatasetError(
             f"{tokens_path}: the tokens are not the documents of {documents_path.name}", _REDO
         )
@@ -281,7 +250,7 @@ def write_token_file(
     starts: list[int] = []
     characters = utf8_bytes = unknown_tokens = 0
     with atomic_write(tokens_path) as output:
-        windows = _WindowWriter(output, recipe.window, recipe.stride)
+        windows = WindowWriter(output, recipe.window, recipe.stride)
         for text, ids in documents:
             starts.append(windows.tokens)
             windows.add(bos, ids, eos)
@@ -290,78 +259,22 @@ def write_token_file(
             unknown_tokens += int(np.count_nonzero(ids == recipe.unk_token_id))
         windows.finish()
     with atomic_write(documents_path) as output:
-        _write_header(output, POSITION_TYPE, (len(starts),))
+        write_header(output, POSITION_TYPE, (len(starts),))
         output.write(np.array(starts, POSITION_TYPE).tobytes())
     file = TokenFile(
         stem=stem,
         source_sha256=source_sha256,
         articles=len(starts),
-        documents=len(starts),
         tokens=windows.tokens,
         windows=windows.windows,
         characters=characters,
         utf8_bytes=utf8_bytes,
         unknown_tokens=unknown_tokens,
-        tokens_array=_stored(tokens_path),
-        documents_array=_stored(documents_path),
+        tokens_array=StoredArray.of(tokens_path),
+        documents_array=StoredArray.of(documents_path),
     )
     write_json(entry_path_of(dataset_dir, stem), DatasetMetadata.of(recipe, [file]).model_dump())
     return file
-
-
-class _WindowWriter:
-    """Streams windows of a token stream into an open .npy file.
-
-    It holds the tokens that were not written yet and the last window of those that were.
-    """
-
-    def __init__(self, output: IO[bytes], window: int, stride: int) -> None:
-        self.tokens = self.windows = 0
-        self._output, self._window, self._stride = output, window, stride
-        self._held: list[Ids] = []
-        self._held_start = self._flushed = 0  # positions in the stream
-        _write_header(output, ID_TYPE, (0, window))
-        self._header_bytes = output.tell()
-
-    def add(self, *pieces: Ids) -> None:
-        """Continue the stream."""
-        self._held.extend(pieces)
-        self.tokens += sum(map(len, pieces))
-        if self.tokens - self._flushed >= FLUSH_TOKENS:
-            self._flush()
-
-    def finish(self) -> None:
-        """Write the remaining windows and, now that their number is known, the header."""
-        self._flush(to_end=True)
-        self._output.seek(0)
-        _write_header(self._output, ID_TYPE, (self.windows, self._window))
-        assert self._output.tell() == self._header_bytes, "the header has room to grow"
-
-    def _flush(self, to_end: bool = False) -> None:
-        stream = np.concatenate([np.empty(0, ID_TYPE), *self._held])
-        starts = window_starts(self.tokens, self._window, self._stride)[self.windows :]
-        if not to_end and len(starts) and starts[-1] % self._stride:
-            starts = starts[:-1]  # the stream goes on: this window is not the last
-        if len(starts):
-            views = sliding_window_view(stream, self._window)
-            self._output.write(views[starts - self._held_start].data)
-            self.windows += len(starts)
-        kept = stream[-self._window :]
-        self._held, self._held_start = [kept.copy()], self.tokens - len(kept)
-        self._flushed = self.tokens
-
-
-def _window_count(tokens: int, window: int, stride: int) -> int:
-    return 0 if tokens < window else -((window - tokens) // stride) + 1
-
-
-def _write_header(output: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """A .npy header, padded by numpy so that the first length can grow in place."""
-    write_array_header_1_0(output, {"descr": dtype.str, "fortran_order": False, "shape": shape})
-
-
-def _stored(path: Path) -> StoredArray:
-    return StoredArray(size_bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def _fingerprint(values: dict[str, Any]) -> str:
@@ -389,24 +302,23 @@ def _parse(path: Path) -> DatasetMetadata:
     raise DatasetError(f"{path}: damaged or not made by dataset_prep.py: {problem}", _REDO)
 
 
-def _check_arrays(dataset_dir: Path, window: int, file: TokenFile) -> None:
-    """Both files exist, with the size and the header that their entry tells."""
-    for path, stored, dtype, shape in (
-        (
-            tokens_path_of(dataset_dir, file.stem),
-            file.tokens_array,
-            ID_TYPE,
-            (file.windows, window),
-        ),
-        (
-            documents_path_of(dataset_dir, file.stem),
-            file.documents_array,
-            POSITION_TYPE,
-            (file.documents,),
-        ),
-    ):
-        try:
-            with path.open("rb") as array_file:
-                ...
-        except FileNotFoundError:
-            raise DatasetError(f"{path}: missing", _REDO) from None
+def _map_arrays(dataset_dir: Path, window: int, file: TokenFile) -> tuple[Ids, Positions]:
+    """Windows and document starts of a file, on disk; their sizes and headers are checked."""
+    tokens_path = tokens_path_of(dataset_dir, file.stem)
+    documents_path = documents_path_of(dataset_dir, file.stem)
+    windows = map_array(tokens_path, file.tokens_array, ID_TYPE, (file.windows, window), _REDO)
+    starts = map_array(documents_path, file.documents_array, POSITION_TYPE, (file.articles,), _REDO)
+    return windows, starts
+
+
+def _is_stream_of(stream: Ids, starts: Positions, recipe: Recipe) -> bool:
+    """Whether documents start at `starts`, each is `<s> ... </s>`, and every id is known."""
+    return bool(
+        len(starts)
+        and starts[0] == 0
+        and (np.diff(starts) > 0).all()
+        and starts[-1] < len(stream)
+        and (stream[starts] == recipe.bos_token_id).all()
+        and (stream[starts - 1] == recipe.eos_token_id).all()  # -1: the end of the stream
+        and stream.max() < recipe.vocab_size
+    )

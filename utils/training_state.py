@@ -15,11 +15,9 @@ from utils.scheduler import Scheduler
 
 @dataclass
 class Position:
-    """How far a run has come: optimizer steps, and batches read within an epoch."""
+    """How far a run has come. The step decides the epoch and the next batch, too."""
 
     step: int = 0
-    epoch: int = 0
-    batch: int = 0
     validated_step: int | None = None
     validation_loss: float | None = None
 

@@ -1,0 +1,105 @@
+"""Clean raw Wikipedia dumps: JSON lines in paths.raw_dir to one text per file in paths.cleaned_dir.
+
+One process per file, `cleaner.workers` of them at a time. A file that is finished is skipped when
+the script runs again; one whose raw file or settings changed is done again.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from utils.articles import CleanerSettings, read_marker, stem_of, text_files, text_path_of
+from utils.cleaning_pool import clean_files
+from utils.cli import config_from, run_script, script_parser
+from utils.config import Config
+from utils.file_cleaner import reason_to_clean
+from utils.files import format_bytes, sole_writer
+from utils.raw_files import RawFile, find_raw_files
+from utils.terminal import format_seconds, say, warn
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = script_parser(__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--test", action="store_true", help="stop after cleaner.test_articles articles per file"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (cleaner.workers)")
+    parser.add_argument("--force", action="store_true", help="clean finished files again")
+    args = parser.parse_args(arguments)
+    config = config_from(args, {"cleaner.workers": args.workers})
+    clean_folder(config, test=args.test, force=args.force)
+
+
+def clean_folder(config: Config, test: bool = False, force: bool = False) -> None:
+    """Bring every file of `paths.cleaned_dir` up to date with `paths.raw_dir`."""
+    settings = CleanerSettings(
+        min_characters=config.cleaner.min_characters,
+        max_bad_share=config.cleaner.max_bad_share,
+        limit_articles=config.cleaner.test_articles if test else None,
+    )
+    raw_files = find_raw_files(config.paths.raw_dir)
+    cleaned_dir = config.paths.cleaned_dir
+    with sole_writer(cleaned_dir, "cleaning into"):
+        todo = _files_to_clean(raw_files, cleaned_dir, settings, force)
+        start_seconds = time.monotonic()
+        if todo:
+            clean_files(todo, cleaned_dir, settings, config.cleaner.workers)
+        _say_summary(raw_files, todo, cleaned_dir, time.monotonic() - start_seconds)
+
+
+def _files_to_clean(
+    raw_files: list[RawFile], cleaned_dir: Path, settings: CleanerSettings, force: bool
+) -> list[RawFile]:
+    """The files whose text is not current, after saying what is skipped and why others are not."""
+    reasons = {
+        raw: "--force" if force else reason_to_clean(raw, cleaned_dir, settings)
+        for raw in raw_files
+    }
+    for raw, reason in reasons.items():
+        if reason not in (None, "new", "--force"):
+            say(f"{raw.stem}: again, {reason}")
+    todo = [raw for raw, reason in reasons.items() if reason is not None]
+    if len(todo) < len(raw_files):
+        done = len(raw_files) - len(todo)
+        say(f"{done} of {len(raw_files)} files are finished already; --force redoes them")
+    stems = {raw.stem for raw in raw_files}
+    for path in text_files(cleaned_dir):
+        if stem_of(path) not in stems:
+            warn(f"{path}: its raw file is gone; delete it if it should not be trained on")
+    return todo
+
+
+def _say_summary(
+    raw_files: list[RawFile], todo: list[RawFile], cleaned_dir: Path, seconds: float
+) -> None:
+    markers = [read_marker(text_path_of(cleaned_dir, raw.stem)) for raw in raw_files]
+    total = sum(marker.characters for marker in markers)
+    say(
+        f"{len(markers)} files: {sum(marker.articles for marker in markers):,} articles,"
+        f" {total:,} characters, {format_bytes(sum(marker.output_bytes for marker in markers))}"
+        f" in {cleaned_dir}",
+        "bold",
+    )
+    for label, counter in (
+        ("dropped", _total(marker.dropped for marker in markers)),
+        ("bad lines", _total(marker.bad_lines for marker in markers)),
+    ):
+        if counter:
+            parts = ", ".join(f"{name} {count:,}" for name, count in counter.most_common())
+            say(f"{label}: {parts}")
+    if todo:
+        size = sum(raw.size_bytes for raw in todo)
+        rate = size / 1e6 / seconds
+        say(f"{format_bytes(size)} read in {format_seconds(seconds)}, {rate:.1f} MB/s")
+
+
+def _total(counts: Iterable[dict[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return total
+
+
+if __name__ == "__main__":
+    run_script(main)

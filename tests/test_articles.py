@@ -1,0 +1,111 @@
+"""The cleaned-text format: what is written is read back, and what is unfinished is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from utils.articles import (
+    ArticleWriter,
+    CleanedMarker,
+    CleanerSettings,
+    cleaned_files,
+    marker_path_of,
+    read_articles,
+    read_marker,
+    stem_of,
+    text_path_of,
+    write_marker,
+)
+from utils.errors import DataError
+from utils.files import sha256_of
+
+ARTICLES = ["Title\nOne.\nTwo.", "Ünïcode 𐤑\n\n    code", "x"]
+
+
+def write(folder: Path, stem: str, articles: list[str]) -> Path:
+    path = text_path_of(folder, stem)
+    with path.open("wb") as file:
+        writer = ArticleWriter(file)
+        for article in articles:
+            writer.write(article)
+    marker = CleanedMarker(
+        cleaner_version=1,
+        settings=CleanerSettings(min_characters=0, max_bad_share=0.5, limit_articles=None),
+        input_name=f"{stem}.jsonl",
+        input_bytes=10,
+        input_modified_ns=1,
+        input_sha256="0" * 64,
+        output_bytes=writer.size_bytes,
+        output_sha256=writer.sha256,
+        records=4,
+        articles=writer.articles,
+        characters=writer.characters,
+        dropped={"redirect": 1},
+        bad_lines={},
+        rules={},
+    )
+    write_marker(path, marker)
+    return path
+
+
+def test_articles_come_back_as_they_were_written(tmp_path: Path) -> None:
+    path = write(tmp_path, "a", ARTICLES)
+    assert list(read_articles(path)) == ARTICLES
+    assert path.read_bytes().decode().split("\n") == [
+        "Title\u2029One.\u2029Two.",
+        "Ünïcode 𐤑\u2029\u2029    code",
+        "x",
+        "",
+    ]
+    marker = read_marker(path)
+    assert marker.articles == 3
+    assert marker.characters == sum(map(len, ARTICLES))
+    assert (marker.output_bytes, marker.output_sha256) == (path.stat().st_size, sha256_of(path))
+
+
+def test_files_are_listed_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for stem in ("w_10", "w_2", "w_1", "v_3"):
+        write(tmp_path, stem, ARTICLES)
+    assert [stem_of(path) for path in cleaned_files(tmp_path)] == ["v_3", "w_1", "w_2", "w_10"]
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no such folder of cleaned text\n  Run cleaner\.py first"):
+        cleaned_files(tmp_path / "absent")
+    with pytest.raises(DataError, match=r"holds no cleaned_\*\.txt\n  Run cleaner\.py first"):
+        cleaned_files(tmp_path)
+
+
+def test_a_text_without_marker_is_unfinished(tmp_path: Path) -> None:
+    write(tmp_path, "a", ARTICLES)
+    path = write(tmp_path, "b", ARTICLES)
+    marker_path_of(path).unlink()
+    with pytest.raises(DataError, match=r"unfinished, no marker: cleaned_b\.txt"):
+        cleaned_files(tmp_path)
+    with pytest.raises(DataError, match=r"unfinished, cleaned_b\.json is missing"):
+        read_marker(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "the file: Invalid JSON"),
+        ("{}", "cleaner_version: Field required"),
+        ('{"format_version": 2}', "format_version: Input should be 1"),
+    ],
+)
+def test_a_broken_marker_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = write(tmp_path, "a", ARTICLES)
+    marker_path_of(path).write_text(content)
+    with pytest.raises(DataError, match=f"cleaned_a.json: not a valid marker: {message}"):
+        read_marker(path)
+
+
+def test_a_damaged_text_is_named_with_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "a", ARTICLES)
+    path.write_bytes(b"fine\ncut o")
+    with pytest.raises(DataError, match=r"cleaned_a\.txt:2: the last article is cut off"):
+        list(read_articles(path))
+    path.write_bytes(b"fine\n\xff\n")
+    with pytest.raises(DataError, match=r"cleaned_a\.txt:2: not UTF-8 text"):
+        list(read_articles(path))

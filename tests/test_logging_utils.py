@@ -1,0 +1,148 @@
+"""utils/logging_utils.py: what is logged is in TensorBoard and in the JSON lines, once."""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+
+from tests.tiny import tiny_config
+from utils.logging_utils import DualLogger, metrics_path, read_metrics
+
+RUN = "run_2026_11_22_10_00"
+
+
+def events_of(log_dir: Path) -> event_accumulator.EventAccumulator:
+    """What TensorBoard reads of the run."""
+    folder = str(log_dir / "tensorboard" / RUN)
+    return event_accumulator.EventAccumulator(folder).Reload()
+
+
+def points(log_dir: Path, tag: str) -> list[tuple[int, float]]:
+    """What TensorBoard shows: (step, value)."""
+    return [(event.step, event.value) for event in events_of(log_dir).Scalars(tag)]
+
+
+def texts(log_dir: Path, tag: str) -> list[tuple[int, str]]:
+    events = event_accumulator.EventAccumulator(
+        str(log_dir / "tensorboard" / RUN), size_guidance={"tensors": 0}
+    )
+    events.Reload()
+    return [
+        (event.step, event.tensor_proto.string_val[0].decode())
+        for event in events.Tensors(f"{tag}/text_summary")
+    ]
+
+
+def records(log_dir: Path) -> Iterator[tuple[int, float]]:
+    for record in read_metrics(metrics_path(log_dir, RUN)):
+        if "train/loss" in record:
+            yield record["step"], record["train/loss"]
+
+
+def log_steps(log_dir: Path, steps: range, value: float, resumed_step: int | None = None) -> None:
+    with closing(DualLogger(log_dir, RUN, resumed_step)) as logger:
+        for step in steps:
+            logger.log_scalars(step, {"train/loss": value})
+
+
+def test_both_logs_have_every_number(tmp_path: Path) -> None:
+    with closing(DualLogger(tmp_path, RUN)) as logger:
+        logger.log_scalars(10, {"train/loss": 2.5, "perf/step_ms": 8.0})
+        logger.log_scalars(20, {"train/loss": 1.25})
+        logger.log_text(20, "samples/1", 'Été 東京\n\u2028 "quoted" <s>')
+    path = tmp_path / "raw_metrics" / RUN / "metrics.jsonl"
+    assert path == metrics_path(tmp_path, RUN)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+    assert read_metrics(path) == lines
+    assert all(line.pop("time") > 1.7e9 for line in lines)
+    assert lines == [
+        {"step": 10, "train/loss": 2.5, "perf/step_ms": 8.0},
+        {"step": 20, "train/loss": 1.25},
+        {"step": 20, "samples/1": 'Été 東京\n\u2028 "quoted" <s>'},
+    ]
+    assert points(tmp_path, "train/loss") == [(10, 2.5), (20, 1.25)]
+    assert points(tmp_path, "perf/step_ms") == [(10, 8.0)]
+    assert texts(tmp_path, "samples/1") == [(20, '```\nÉté 東京\n\u2028 "quoted" <s>\n```')]
+
+
+def test_the_configuration_stands_beside_the_numbers(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    with closing(DualLogger(tmp_path, RUN)) as logger:
+        logger.log_config(config)
+    values = json.loads((tmp_path / "raw_metrics" / RUN / "config.json").read_text())
+    assert values == config.model_dump(mode="json")
+    ((_, text),) = texts(tmp_path, "config")
+    assert json.loads(text.removeprefix("```json\n").removesuffix("\n```")) == values
+
+
+def test_a_resumed_run_has_no_point_twice(tmp_path: Path) -> None:
+    log_steps(tmp_path, range(0, 10), 1.0)
+    log_steps(tmp_path, range(7, 13), 2.0, resumed_step=6)
+    log_steps(tmp_path, range(10, 15), 3.0, resumed_step=9)
+    values = [1.0] * 7 + [2.0] * 3 + [3.0] * 5
+    expected = list(zip(range(15), values, strict=True))
+    assert list(records(tmp_path)) == expected
+    assert points(tmp_path, "train/loss") == expected
+
+
+def test_a_run_resumed_at_its_beginning_has_no_point_twice(tmp_path: Path) -> None:
+    log_steps(tmp_path, range(0, 4), 1.0)
+    log_steps(tmp_path, range(1, 4), 2.0, resumed_step=0)
+    expected = [(0, 1.0), (1, 2.0), (2, 2.0), (3, 2.0)]
+    assert list(records(tmp_path)) == points(tmp_path, "train/loss") == expected
+
+
+def test_a_run_resumed_without_its_logs_begins_new_ones(tmp_path: Path) -> None:
+    log_steps(tmp_path, range(5, 7), 1.0, resumed_step=4)
+    assert list(records(tmp_path)) == [(5, 1.0), (6, 1.0)]
+
+
+def test_numbers_that_json_lacks_are_words(tmp_path: Path) -> None:
+    with closing(DualLogger(tmp_path, RUN)) as logger:
+        logger.log_scalars(1, {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.0})
+    text = metrics_path(tmp_path, RUN).read_text()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    record = json.loads(text, parse_constant=refuse)
+    assert [record[tag] for tag in "abcd"] == ["nan", "inf", "-inf", 0.0]
+    assert math.isnan(points(tmp_path, "a")[0][1])
+    assert points(tmp_path, "b") == [(1, math.inf)]
+    log_steps(tmp_path, range(2, 3), 1.0, resumed_step=1)  # which reads and writes them again
+    assert metrics_path(tmp_path, RUN).read_text().startswith(text)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 12, 14, 15])
+def test_a_last_line_that_was_cut_off_is_left_out(tmp_path: Path, cut: int) -> None:
+    log_steps(tmp_path, range(1, 3), 1.0)
+    with closing(DualLogger(tmp_path, RUN)) as logger:
+        logger.log_text(3, "samples/1", "東京東京")
+    path = metrics_path(tmp_path, RUN)
+    path.write_bytes(path.read_bytes()[:-cut])  # also within a character
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    log_steps(tmp_path, range(3, 4), 2.0, resumed_step=2)
+    assert list(records(tmp_path)) == [(1, 1.0), (2, 1.0), (3, 2.0)]
+
+
+def test_lines_are_collected_and_flushed_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("utils.logging_utils.time.monotonic", lambda: now)
+    path = metrics_path(tmp_path, RUN)
+    with closing(DualLogger(tmp_path, RUN)) as logger:
+        logger.log_scalars(1, {"a": 1.0})
+        assert not path.exists()
+        logger.flush()
+        assert len(read_metrics(path)) == 1
+        logger.log_scalars(2, {"a": 1.0})
+        now += 11.0
+        logger.log_scalars(3, {"a": 1.0})
+        assert len(read_metrics(path)) == 3
+        logger.log_scalars(4, {"a": 1.0})
+    assert len(read_metrics(path)) == 4

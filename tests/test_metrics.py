@@ -1,0 +1,117 @@
+"""utils/metrics.py: means over a window, throughput, and when to stop."""
+
+import json
+import math
+
+import pytest
+
+from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS, MetricsTracker, perplexity
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("utils.metrics.time.perf_counter", clock)
+    return clock
+
+
+def test_metrics_are_means_over_the_window(clock: Clock) -> None:
+    tracker = MetricsTracker(window_steps=3, patience=5, min_delta=0.0)
+    for step in range(1, 6):
+        clock.now += 0.5 * step
+        tracker.record_step(
+            loss=10.0 - step,
+            gradient_norm=float(step),
+            learning_rate=step * 1e-3,
+            tokens=1000,
+            data_seconds=0.12,
+        )
+    summary = tracker.summary()
+    assert summary == {
+        TRAIN_LOSS: pytest.approx(6.0),  # of 7, 6, 5
+        "train/gradient_norm": pytest.approx(4.0),
+        "train/learning_rate": 5e-3,
+        "train/tokens": 5000.0,
+        "perf/tokens_per_second": pytest.approx(3000 / 6),
+        "perf/step_ms": pytest.approx(2000.0),
+        "perf/data_share": pytest.approx(0.36 / 6),
+    }
+    assert (TRAIN_LOSS, VALIDATION_LOSS) == ("train/loss", "val/loss")
+
+
+def test_time_outside_of_steps_does_not_count(clock: Clock) -> None:
+    tracker = MetricsTracker(window_steps=3, patience=5, min_delta=0.0)
+    clock.now += 999.0
+    tracker.start_clock()
+    clock.now += 2.0
+    tracker.record_step(1.0, 1.0, 1.0, tokens=100, data_seconds=0.0)
+    assert tracker.summary()["perf/tokens_per_second"] == pytest.approx(50.0)
+
+
+def test_nothing_measured_is_not_a_number() -> None:
+    summary = MetricsTracker(3, 5, 0.0).summary()
+    assert math.isnan(summary["train/loss"])
+    assert math.isnan(summary["train/learning_rate"])
+    assert summary["perf/tokens_per_second"] == 0.0
+    assert summary["perf/data_share"] == 0.0
+
+
+def test_training_stops_when_patience_is_spent() -> None:
+    tracker = MetricsTracker(3, patience=2, min_delta=0.1)
+    found = []
+    for number, loss in enumerate((5.0, 4.95, 4.8, math.nan, math.inf), start=1):
+        is_best = tracker.record_validation(loss, step=10 * number)
+        found.append((is_best, tracker.should_stop))
+    assert found == [
+        (True, False),
+        (False, False),  # better, but by too little
+        (True, False),
+        (False, False),
+        (False, True),
+    ]
+    assert (tracker.best_loss, tracker.best_step) == (4.8, 30)
+
+
+def test_a_loss_that_only_equals_the_best_is_no_improvement() -> None:
+    tracker = MetricsTracker(3, patience=1, min_delta=0.0)
+    assert tracker.record_validation(5.0, step=1)
+    assert not tracker.record_validation(5.0, step=2)
+    assert tracker.should_stop
+
+
+def test_what_was_measured_survives_a_resume(clock: Clock) -> None:
+    tracker = MetricsTracker(3, 5, 0.0)
+    for step in range(5):
+        clock.now += 1.0
+        tracker.record_step(float(step), 1.0 + step, 0.1, tokens=10, data_seconds=0.0)
+    tracker.record_validation(3.0, step=2)
+    tracker.record_validation(4.0, step=4)
+    state = tracker.state_dict()
+    json.dumps(state)  # plain values, so that a checkpoint may hold them
+    other = MetricsTracker(3, 5, 0.0)
+    other.load_state_dict(state)
+    assert other.state_dict() == state
+    assert (other.best_loss, other.best_step, other.validations_since_best) == (3.0, 2, 1)
+    for chosen in (tracker, other):
+        chosen.record_step(9.0, 9.0, 0.1, tokens=10, data_seconds=0.0)
+    assert tracker.summary()["train/loss"] == other.summary()["train/loss"] == pytest.approx(16 / 3)
+    assert other.summary()["train/tokens"] == 60.0
+    narrower = MetricsTracker(2, 5, 0.0)
+    narrower.load_state_dict(state)
+    assert list(narrower.losses) == [3.0, 4.0]
+
+
+def test_perplexity() -> None:
+    assert perplexity(0.0) == 1.0
+    assert perplexity(math.log(32016)) == pytest.approx(32016)
+    assert perplexity(700.0) == math.exp(700)
+    assert perplexity(1e4) == perplexity(math.inf) == math.inf
+    assert math.isnan(perplexity(math.nan))

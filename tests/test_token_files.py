@@ -1,0 +1,458 @@
+import io
+import json
+import pickle
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils import windows as windows_module
+from utils.errors import DatasetError
+from utils.token_files import (
+    DatasetMetadata,
+    Recipe,
+    TokenFile,
+    documents_path_of,
+    entry_path_of,
+    read_entry,
+    read_metadata,
+    read_stream,
+    remove_token_file,
+    stored_stems,
+    tokens_path_of,
+    write_metadata,
+    write_token_file,
+)
+from utils.windows import Ids, WindowWriter, join_windows, window_count, window_starts
+
+BOS, EOS, UNK, VOCABULARY = 1, 2, 0, 300
+RECIPE = Recipe(
+    window=8,
+    stride=4,
+    tokenizer_name="test",
+    tokenizer_sha256="0" * 64,
+    vocab_size=VOCABULARY,
+    bos_token_id=BOS,
+    eos_token_id=EOS,
+    unk_token_id=UNK,
+)
+
+
+def documents(count: int, seed: int = 0, longest: int = 40) -> list[tuple[str, Ids]]:
+    """Made-up articles: the text only counts characters."""
+    chance = np.random.default_rng(seed)
+    lengths = chance.integers(0, longest, count)
+    return [
+        ("é" * int(length), chance.integers(3, VOCABULARY, length).astype(np.uint16))
+        for length in lengths
+    ]
+
+
+def stream_of(articles: list[tuple[str, Ids]]) -> list[int]:
+    return [token for _, ids in articles for token in (BOS, *ids.tolist(), EOS)]
+
+
+def make_dataset(folder: Path, *sizes: int, recipe: Recipe = RECIPE) -> DatasetMetadata:
+    files = [
+        write_token_file(folder, f"part_{number}", f"{number:064}", recipe, documents(size, number))
+        for number, size in enumerate(sizes)
+    ]
+    metadata = DatasetMetadata.of(recipe, files)
+    write_metadata(folder, metadata)
+    return metadata
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    make_dataset(tmp_path, 30, 20)
+    return tmp_path
+
+
+def read_all(folder: Path, verify: bool = True) -> None:
+    metadata = read_metadata(folder)
+    for file in metadata.files:
+        read_stream(folder, metadata, file, verify)
+
+
+# Windows
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.integers(2, 20), st.data())
+def test_windows_cover_every_token_and_nothing_else(
+    tokens: int, window: int, data: st.DataObject
+) -> None:
+    stride = data.draw(st.integers(1, window))
+    starts = window_starts(tokens, window, stride)
+    assert starts.dtype == np.int64
+    assert len(starts) == window_count(tokens, window, stride)
+    if tokens < window:
+        assert not len(starts)
+        return
+    covered = {start + offset for start in starts.tolist() for offset in range(window)}
+    assert covered == set(range(tokens))
+    assert starts[:-1].tolist() == [i * stride for i in range(len(starts) - 1)]
+    assert starts[-1] == tokens - window
+    assert (np.diff(starts) > 0).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.integers(0, 30), max_size=20),
+    window=st.integers(2, 12),
+    flush=st.integers(1, 40),
+    data=st.data(),
+)
+def test_streamed_windows_equal_windows_of_the_whole(
+    sizes: list[int], window: int, flush: int, data: st.DataObject
+) -> None:
+    stride = data.draw(st.integers(1, window))
+    stream = np.arange(sum(sizes), dtype=np.uint16)
+    output = io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows_module, "FLUSH_TOKENS", flush)
+        writer = WindowWriter(output, window, stride)
+        for piece in np.split(stream, np.cumsum(sizes)[:-1]) if sizes else []:
+            writer.add(piece)
+        writer.finish()
+    output.seek(0)
+    written = np.load(output, allow_pickle=False)
+    starts = window_starts(len(stream), window, stride)
+    assert written.dtype == np.uint16
+    assert written.shape == (len(starts), window)
+    for start, row in zip(starts.tolist(), written, strict=True):
+        assert row.tolist() == list(range(start, start + window))
+    if len(written):
+        joined = join_windows(written, len(stream), stride)
+        assert joined is not None
+        assert joined.tolist() == stream.tolist()
+
+
+def test_memory_does_not_grow_with_the_stream(tmp_path: Path) -> None:
+    piece = np.zeros(100_000, np.uint16)
+    with (tmp_path / "x.npy").open("w+b") as output:
+        writer = WindowWriter(output, 512, 256)
+        held = []
+        for _ in range(50):
+            writer.add(piece)
+            held.append(sum(map(len, writer._held)))
+        writer.finish()
+    assert max(held) < windows_module.FLUSH_TOKENS + 200_000
+    assert np.load(tmp_path / "x.npy").shape == (window_count(5_000_000, 512, 256), 512)
+
+
+# Writing and reading
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4, 8])
+def test_the_stream_comes_back(tmp_path: Path, stride: int) -> None:
+    recipe = RECIPE.model_copy(update={"stride": stride})
+    make_dataset(tmp_path, 30, 1, 200, recipe=recipe)
+    metadata = read_metadata(tmp_path)
+    assert metadata.recipe == recipe
+    for number, file in enumerate(metadata.files):
+        articles = documents(file.articles, number)
+        stream, starts = read_stream(tmp_path, metadata, file)
+        assert (stream.dtype.name, starts.dtype.name) == ("uint16", "int64")
+        assert stream.flags.writeable
+        assert stream.tolist() == stream_of(articles)
+        lengths = [len(ids) + 2 for _, ids in articles]
+        assert starts.tolist() == [sum(lengths[:i]) for i in range(len(lengths))]
+
+
+def test_arrays_are_plain_npy_of_the_promised_types(dataset: Path) -> None:
+    metadata = read_metadata(dataset)
+    for file in metadata.files:
+        tokens = np.load(tokens_path_of(dataset, file.stem), allow_pickle=False)
+        starts = np.load(documents_path_of(dataset, file.stem), allow_pickle=False)
+        assert (tokens.dtype, tokens.shape) == (np.uint16, (file.windows, RECIPE.window))
+        assert (starts.dtype, starts.shape) == (np.int64, (file.articles,))
+        assert tokens.flags.c_contiguous
+
+
+def test_metadata_adds_up(dataset: Path) -> None:
+    metadata = read_metadata(dataset)
+    articles = documents(30, 0) + documents(20, 1)
+    assert metadata.articles == 50
+    assert metadata.tokens == len(stream_of(articles))
+    assert metadata.characters == sum(len(text) for text, _ in articles)
+    assert metadata.utf8_bytes == 2 * metadata.characters
+    assert metadata.characters_per_token == 1.0
+    assert (metadata.unknown_tokens, metadata.unknown_share) == (0, 0.0)
+    assert [file.stem for file in metadata.files] == ["part_0", "part_1"]
+
+
+def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
+    ids = np.array([UNK, 5, 6, 7, UNK, 9, 10, 11], np.uint16)
+    file = write_token_file(tmp_path, "a", "", RECIPE, [("x" * 8, ids)])
+    assert file.unknown_tokens == 2
+    assert DatasetMetadata.of(RECIPE, [file]).unknown_share == 0.25
+
+
+def test_a_stream_shorter_than_a_window_has_no_windows(tmp_path: Path) -> None:
+    short = [("abc", np.array([5, 6, 7], np.uint16))]
+    file = write_token_file(tmp_path, "short", "", RECIPE, short)
+    assert (file.tokens, file.windows, file.articles) == (5, 0, 1)
+    metadata = DatasetMetadata.of(RECIPE, [file])
+    write_metadata(tmp_path, metadata)
+    stream, starts = read_stream(tmp_path, read_metadata(tmp_path), file)
+    assert (len(stream), len(starts)) == (0, 0)
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make_dataset(tmp_path / name, 30, 20)
+    for path in sorted((tmp_path / "a").iterdir()):
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_an_error_while_writing_leaves_no_entry_and_no_partial_file(dataset: Path) -> None:
+    before = tokens_path_of(dataset, "part_0").read_bytes()
+
+    def failing() -> Iterator[tuple[str, Ids]]:
+        yield from documents(5)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_token_file(dataset, "part_0", "", RECIPE, failing())
+    assert not entry_path_of(dataset, "part_0").exists()
+    assert tokens_path_of(dataset, "part_0").read_bytes() == before
+    assert not list(dataset.glob(".*tmp"))
+
+
+def test_stems_are_found_and_removed(tmp_path: Path) -> None:
+    for stem in ("part_10", "part_2", "documents_x", "a.b"):
+        write_token_file(tmp_path, stem, "", RECIPE, documents(3))
+    entry_path_of(tmp_path, "part_2").unlink()
+    (tmp_path / "tokens_notes.txt").write_text("not ours")
+    assert stored_stems(tmp_path) == ["a.b", "documents_x", "part_2", "part_10"]
+    for stem in stored_stems(tmp_path):
+        remove_token_file(tmp_path, stem)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens_notes.txt"]
+
+
+def test_an_entry_is_a_dataset_of_one_file(dataset: Path) -> None:
+    entry = read_entry(dataset, "part_1")
+    assert entry is not None
+    assert entry.files == [read_metadata(dataset).files[1]]
+    assert read_entry(dataset, "part_7") is None
+    entry_path_of(dataset, "part_7").write_bytes(entry_path_of(dataset, "part_1").read_bytes())
+    with pytest.raises(DatasetError, match=r"tokens_part_7\.json: describes another file"):
+        read_entry(dataset, "part_7")
+
+
+def test_the_fingerprint_is_of_everything(tmp_path: Path) -> None:
+    prints = {make_dataset(tmp_path / "a", 30).fingerprint}
+    prints.add(make_dataset(tmp_path / "b", 30).fingerprint)
+    assert len(prints) == 1
+    for update in ({"stride": 2}, {"tokenizer_sha256": "1" * 64}, {"eos_token_id": 3}):
+        recipe = RECIPE.model_copy(update=update)
+        prints.add(make_dataset(tmp_path / str(update), 30, recipe=recipe).fingerprint)
+    prints.add(make_dataset(tmp_path / "c", 31).fingerprint)
+    assert len(prints) == 5
+
+
+# What is refused
+
+
+def refused(folder: Path, message: str, verify: bool = True) -> None:
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_all(folder, verify)
+    assert "dataset_prep.py" in caught.value.hint
+
+
+def test_a_folder_without_metadata_is_incomplete(dataset: Path) -> None:
+    (dataset / "metadata.json").unlink()
+    refused(dataset, r"no complete dataset here, metadata\.json is missing")
+    refused(dataset / "absent", r"absent: no complete dataset here")
+
+
+@pytest.mark.parametrize("path_of", [tokens_path_of, documents_path_of])
+def test_a_missing_or_short_array_is_refused(
+    dataset: Path, path_of: Callable[[Path, str], Path]
+) -> None:
+    path = path_of(dataset, "part_1")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    refused(dataset, rf"{path.name}: is [\d,]+ bytes, but should be {len(content):,}")
+    path.write_bytes(content + b"\0")
+    refused(dataset, rf"{path.name}: is [\d,]+ bytes, but should be")
+    path.unlink()
+    refused(dataset, rf"{path.name}: missing")
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path("exploded").touch, ()
+
+
+def npy(array: Any, version: tuple[int, int] = (1, 0)) -> bytes:
+    output = io.BytesIO()
+    np.lib.format.write_array(output, array, version)
+    return output.getvalue()
+
+
+def as_large_as(content: bytes, size: int) -> bytes:
+    return content[:size].ljust(size, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (npy(np.zeros((100, 8), np.uint32)), r"<u4 \(100, 8\)"),
+        (npy(np.zeros((9, 8), np.uint16)), r"<u2 \(9, 8\)"),
+        (npy(np.zeros((8, 9), np.uint16, order="F")), r"<u2 \(8, 9\)"),
+        (npy(np.array([Bomb()], object)), r"\|O \(1,\)"),
+        (pickle.dumps(Bomb()), r"no \.npy array"),
+        (npy(np.zeros((9, 8), np.uint16), (2, 0)), r"no \.npy array"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': [1, 'shape'", r"no \.npy array"),
+        (b"PK\x03\x04", r"no \.npy array"),
+        (b"", r"no \.npy array"),
+    ],
+)
+def test_a_foreign_array_is_refused_and_nothing_runs(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, found: str
+) -> None:
+    monkeypatch.chdir(dataset)
+    path = tokens_path_of(dataset, "part_0")
+    path.write_bytes(as_large_as(content, path.stat().st_size))
+    refused(dataset, rf"tokens_part_0\.npy: holds {found}, but should hold <u2 \(\d+, 8\)")
+    assert not (dataset / "exploded").exists()
+
+
+@pytest.mark.parametrize("path_of", [tokens_path_of, documents_path_of])
+def test_every_flipped_bit_of_an_array_is_refused(
+    dataset: Path, path_of: Callable[[Path, str], Path]
+) -> None:
+    path, chance = path_of(dataset, "part_0"), random.Random(0)
+    good = path.read_bytes()
+    for index in range(200):
+        position = chance.randrange(128 if index % 2 else len(good))
+        flipped = bytearray(good)
+        flipped[position] ^= 1 << chance.randrange(8)
+        path.write_bytes(flipped)
+        refused(dataset, path.name)
+
+
+def test_every_cut_array_is_refused(dataset: Path) -> None:
+    path, chance = tokens_path_of(dataset, "part_0"), random.Random(0)
+    good = path.read_bytes()
+    for _ in range(100):
+        path.write_bytes(good[: chance.randrange(len(good))])
+        refused(dataset, r"tokens_part_0\.npy: is")
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "tokens_part_0.json"])
+def test_every_flip_and_cut_of_metadata_is_refused(dataset: Path, name: str) -> None:
+    path, chance = dataset / name, random.Random(0)
+    good = path.read_bytes()
+    for _ in range(200):
+        flipped = bytearray(good)
+        flipped[chance.randrange(len(good) - 1)] ^= 1 << chance.randrange(8)
+        for damaged in (bytes(flipped), good[: chance.randrange(len(good) - 2)]):
+            path.write_bytes(damaged)
+            with pytest.raises(DatasetError, match=rf"{name}: "):
+                read_metadata(dataset) if name == "metadata.json" else read_entry(dataset, "part_0")
+
+
+def test_a_wrong_digest_is_refused_where_the_structure_is_right(dataset: Path) -> None:
+    path = tokens_path_of(dataset, "part_0")
+    tokens = np.load(path)
+    words = np.argwhere(tokens[0, :4] > 2)  # in the first window alone
+    tokens[0, words[0, 0]] += 1 if tokens[0, words[0, 0]] < VOCABULARY - 1 else -1
+    np.save(path, tokens)
+    refused(dataset, r"tokens_part_0\.npy: its contents were changed \(wrong SHA-256\)")
+    read_all(dataset, verify=False)
+
+
+def test_windows_that_contradict_each_other_are_refused(dataset: Path) -> None:
+    path = tokens_path_of(dataset, "part_0")
+    tokens = np.load(path)
+    tokens[3, 5] += 1
+    np.save(path, tokens)
+    refused(
+        dataset, r"tokens_part_0\.npy: windows that overlap hold different tokens", verify=False
+    )
+
+
+def changed_starts(dataset: Path, change: Callable[[Any], None]) -> None:
+    path = documents_path_of(dataset, "part_0")
+    starts = np.load(path)
+    change(starts)
+    np.save(path, starts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda starts: starts.__setitem__(0, 1),
+        lambda starts: starts.__setitem__(3, starts[2]),
+        lambda starts: starts.__setitem__(3, starts[3] + 1),
+        lambda starts: starts.__setitem__(-1, 10**9),
+        lambda starts: starts.__setitem__(1, -5),
+    ],
+)
+def test_documents_that_are_not_in_the_stream_are_refused(
+    dataset: Path, change: Callable[[Any], None]
+) -> None:
+    changed_starts(dataset, change)
+    message = r"tokens_part_0\.npy: the tokens are not the documents of documents_part_0\.npy"
+    refused(dataset, message, verify=False)
+
+
+def test_an_id_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    make_dataset(tmp_path, 30, recipe=RECIPE.model_copy(update={"vocab_size": 200}))
+    refused(tmp_path, "the tokens are not the documents")
+
+
+def rewrite(dataset: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = dataset / "metadata.json"
+    values = json.loads(path.read_bytes())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.update(tokens=v["tokens"] + 1), "a value was changed"),
+        (lambda v: v["files"][0].update(articles=29), "a value was changed"),
+        (lambda v: v["files"].pop(), "a value was changed"),
+        (lambda v: v.pop("stride"), "stride: Field required"),
+        (lambda v: v.update(window="8"), r"window: Input should be a valid integer"),
+        (lambda v: v.update(more=1), "more: Extra inputs are not permitted"),
+        (lambda v: v["files"][0].update(stem="../x"), "stem: .* a stem is a file name without"),
+        (lambda v: v["files"][0].update(stem="a\\b"), "stem: .* a stem is a file name without"),
+        (lambda v: v["files"][0].update(stem=""), "stem: .* a stem is a file name without"),
+        (lambda v: v.update(format_version=0), "format_version: Input should be 1"),
+    ],
+)
+def test_changed_metadata_is_refused(
+    dataset: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    rewrite(dataset, change)
+    refused(dataset, rf"metadata\.json: damaged or not made by dataset_prep\.py: .*{message}")
+
+
+def test_a_later_format_is_named(dataset: Path) -> None:
+    rewrite(dataset, lambda values: values.update(format_version=2, shards=[]))
+    refused(dataset, r"metadata\.json: has format version 2, but this program reads 1")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 100_000])
+def test_what_is_no_metadata_is_refused(dataset: Path, content: bytes) -> None:
+    (dataset / "metadata.json").write_bytes(content)
+    refused(dataset, r"metadata\.json: damaged or not made by dataset_prep\.py")
+
+
+def test_a_forged_number_of_windows_is_refused(dataset: Path) -> None:
+    metadata = read_metadata(dataset)
+    values = metadata.files[0].model_dump()
+    forged = TokenFile.model_validate({**values, "tokens": values["tokens"] + 9})
+    with pytest.raises(ValueError, match=r"part_0: [0-9]+ tokens make other windows"):
+        DatasetMetadata.of(RECIPE, [forged])

@@ -1,0 +1,375 @@
+"""train.py: the loop, its logs and checkpoints, and exact resuming."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from tests.conftest import REPOSITORY
+from tests.workspaces import Workspace, WorkspaceMaker
+from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.config import load_config
+from utils.errors import (
+    BusyError,
+    CheckpointError,
+    DatasetError,
+    DeviceError,
+    Interrupted,
+    TrainingError,
+    UsageError,
+)
+from utils.files import sole_writer
+from utils.logging_utils import metrics_path, read_metrics
+from utils.runs import BEST, LATEST
+from utils.token_files import DatasetMetadata, read_metadata, write_metadata
+
+STATES = ("model", "optimizer", "scheduler", "rng", "progress", "metrics")
+
+
+def run_of(workspace: Workspace) -> Path:
+    """The only run of a workspace."""
+    (run,) = (path for path in workspace.config.paths.checkpoint_dir.iterdir() if path.is_dir())
+    return run
+
+
+def state_of(path: Path, workspace: Workspace) -> dict[str, Any]:
+    checkpoint = load_checkpoint(path, workspace.config)
+    return {name: getattr(checkpoint, name) for name in STATES}
+
+
+def assert_same(left: Any, right: Any, where: str = "state") -> None:
+    """Equal to the bit, at any depth."""
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right), where
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys(), where
+        for key in left:
+            assert_same(left[key], right[key], f"{where}.{key}")
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right), where
+        for index, (a, b) in enumerate(zip(left, right, strict=True)):
+            assert_same(a, b, f"{where}[{index}]")
+    else:
+        assert left == right, where
+
+
+def is_same(left: Any, right: Any) -> bool:
+    try:
+        assert_same(left, right)
+    except AssertionError:
+        return False
+    return True
+
+
+@pytest.fixture
+def after_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Arrange for something to happen during a given optimizer step.
+
+    Steps also draw from Python's and NumPy's generators, as a user's own code might, so that
+    these states have an effect to lose.
+    """
+    actions: dict[int, Callable[[], None]] = {}
+    original = train.Trainer._step
+
+    def step(self: train.Trainer, batches: Any) -> None:
+        original(self, batches)
+        random.random()
+        np.random.rand()
+        actions.pop(self.position.step, lambda: None)()
+
+    monkeypatch.setattr(train.Trainer, "_step", step)
+    return actions.__setitem__
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def train_in(workspace: Workspace, *arguments: str) -> None:
+    train.main(["--config", str(workspace.config_path), "--device", "cpu", *arguments])
+
+
+@pytest.fixture(params=[1, 4], ids=["no accumulation", "accumulation 4"])
+def reference(
+    request: pytest.FixtureRequest,
+    make_workspace: WorkspaceMaker,
+    after_step: Callable[..., None],
+) -> tuple[dict[str, Any], tuple[str, ...], dict[int, dict[str, Any]]]:
+    """The end of an uninterrupted run, the flags that made it, and its log."""
+    workspace = make_workspace()
+    flags = (
+        "--set",
+        f"training.gradient_accumulation_steps={request.param}",
+        "--set",
+        f"training.batch_size={workspace.batch_size(request.param)}",
+    )
+    train_in(workspace, *flags)
+    return state_of(run_of(workspace) / LATEST, workspace), flags, log_of(workspace)
+
+
+def log_of(workspace: Workspace) -> list[tuple[int, str, Any]]:
+    """Every logged value that does not depend on the clock."""
+    path = metrics_path(workspace.config.paths.log_dir, run_of(workspace).name)
+    return [
+        (record["step"], tag, value)
+        for record in read_metrics(path)
+        for tag, value in record.items()
+        if tag.startswith(("train/", "val/", "samples/"))
+    ]
+
+
+def test_resuming_after_any_step_is_the_uninterrupted_run(
+    reference: Any, make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    """Twelve steps over two epochs, cut in warm-up, mid-epoch, at its edge and at validations."""
+    expected, flags, expected_log = reference
+    for cut in range(1, 12):
+        workspace = make_workspace()
+        after_step(cut, interrupt)
+        with pytest.raises(Interrupted, match=f"stopped at step {cut}, saved"):
+            train_in(workspace, *flags)
+        train_in(workspace, *flags, "--resume", str(run_of(workspace)))
+        assert_same(state_of(run_of(workspace) / LATEST, workspace), expected, f"cut at {cut}")
+        assert log_of(workspace) == expected_log, f"cut at {cut}"
+
+
+def test_two_cuts_in_a_row(
+    reference: Any, make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    expected, flags, expected_log = reference
+    workspace = make_workspace()
+    after_step(4, interrupt)
+    after_step(5, interrupt)
+    with pytest.raises(Interrupted):
+        train_in(workspace, *flags)
+    with pytest.raises(Interrupted):
+        train_in(workspace, *flags, "--resume", str(run_of(workspace)))
+    train_in(workspace, *flags, "--resume", str(run_of(workspace) / LATEST))
+    assert_same(state_of(run_of(workspace) / LATEST, workspace), expected)
+    assert log_of(workspace) == expected_log
+
+
+def fresh(checkpoint: Checkpoint, state: str, start: Checkpoint) -> None:
+    """Put one state back to what it was before training."""
+    section, _, key = state.partition(".")
+    if key:
+        getattr(checkpoint, section)[key] = getattr(start, section)[key]
+    else:
+        setattr(checkpoint, section, getattr(start, section))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "model",
+        "optimizer",
+        "scheduler",
+        "rng.torch",
+        "rng.python",
+        "rng.numpy",
+        "progress.step",
+        "progress.validated_step",
+        "progress.validation_loss",
+        "metrics.losses",
+        "metrics.gradient_norms",
+        "metrics.tokens_seen",
+        "metrics.best_loss",
+        "metrics.best_step",
+        "metrics.validations_since_best",
+    ],
+)
+def test_every_saved_state_is_needed(
+    state: str, make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    """The negative control: forgetting any one state changes how the run ends."""
+    workspace = make_workspace()
+    starts: list[Checkpoint] = []
+    flags = ("--set", "training.learning_rate=2.0") if "since_best" in state else ()
+
+    def remember() -> None:
+        path = run_of(workspace) / LATEST
+        starts.append(load_checkpoint(path, workspace.config))
+
+    after_step(1, remember)  # what is on disk then was saved before the first step
+    after_step(8, interrupt)
+    with pytest.raises(Interrupted):
+        train_in(workspace, *flags)
+    path = run_of(workspace) / LATEST
+    whole = path.read_bytes()
+    results = []
+    for forget in (False, True):
+        path.write_bytes(whole)
+        checkpoint = load_checkpoint(path, workspace.config)
+        if forget:
+            fresh(checkpoint, state, starts[0])
+            save_checkpoint(checkpoint, path)
+        after_step(9, interrupt)
+        try:
+            train_in(workspace, *flags, "--resume", str(path))
+        except Interrupted:
+            pass
+        results.append(state_of(path, workspace))
+    assert not is_same(*results)
+
+
+def test_what_a_run_leaves(make_workspace: WorkspaceMaker, capsys: Any) -> None:
+    workspace = make_workspace(checkpoint_interval_steps=2, keep_step_checkpoints=2)
+    train_in(workspace, "--name", "try.1")
+    run = run_of(workspace)
+    assert run.name.endswith("_try.1")
+    assert {path.name for path in run.glob("*.pt")} == {
+        LATEST,
+        BEST,
+        "checkpoint_step_10.pt",
+        "checkpoint_step_12.pt",
+    }
+    log_dir = workspace.config.paths.log_dir
+    records = read_metrics(metrics_path(log_dir, run.name))
+    losses = [record["val/loss"] for record in records if "val/loss" in record]
+    assert losses[-1] < losses[0]
+    assert any("samples/1" in record for record in records)
+    assert list((log_dir / "tensorboard" / run.name).glob("events.*"))
+    saved = json.loads((log_dir / "raw_metrics" / run.name / "config.json").read_text())
+    assert saved["training"]["checkpoint_interval_steps"] == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert "validation loss" in said.err
+    assert f"python Inference.py --run {run.name}" in said.err
+    best = load_checkpoint(run / BEST, workspace.config)
+    assert best.validation_loss == min(losses)
+
+
+def test_a_finished_run_has_nothing_to_resume(
+    make_workspace: WorkspaceMaker, capsys: Any
+) -> None:
+    workspace = make_workspace()
+    train_in(workspace)
+    before = state_of(run_of(workspace) / LATEST, workspace)
+    train_in(workspace, "--resume", str(run_of(workspace)))
+    assert_same(state_of(run_of(workspace) / LATEST, workspace), before)
+    assert "finished after 12 steps" in capsys.readouterr().err
+
+
+def test_more_epochs_are_said_aloud(make_workspace: WorkspaceMaker, capsys: Any) -> None:
+    workspace = make_workspace()
+    train_in(workspace)
+    more = ("--set", "training.epochs=3", "--set", "training.weight_decay=0.2")
+    train_in(workspace, *more, "--resume", str(run_of(workspace)))
+    said = capsys.readouterr().err
+    assert "training.epochs was 2, is now 3" in said
+    assert "total_steps of the learning rate was 12, is now 18" in said
+    assert "training.weight_decay was 0.0, is now 0.2" in said
+    assert state_of(run_of(workspace) / LATEST, workspace)["progress"]["step"] == 18
+
+
+def test_early_stopping(make_workspace: WorkspaceMaker, capsys: Any) -> None:
+    workspace = make_workspace(
+        early_stopping_patience=2, early_stopping_min_delta=100.0, max_steps=12
+    )
+    train_in(workspace)
+    assert "stopped early after 6 steps" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace()
+    calls = itertools.count()
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
+        norm: torch.Tensor = clip(*args, **kwargs)
+        return norm * float("nan") if next(calls) == 4 else norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poisoned)
+    with pytest.raises(TrainingError, match=r"step 5: .* gradient norm nan; the weights were not"):
+        train_in(workspace)
+    state = state_of(run_of(workspace) / LATEST, workspace)
+    assert state["progress"]["step"] == 3
+    assert all(bool(value.isfinite().all()) for value in state["model"].values())
+
+
+def test_accumulation_is_a_larger_batch(make_workspace: WorkspaceMaker) -> None:
+    """Four batches of 2 and one of 8 give the same gradients, so the same losses, nearly."""
+    results = []
+    for batch_size, accumulation in ((8, 1), (2, 4)):
+        workspace = make_workspace(
+            batch_size=batch_size, gradient_accumulation_steps=accumulation, max_steps=5
+        )
+        train_in(workspace, "--set", "model.dropout=0", "--set", "model.attention_dropout=0")
+        results.append(state_of(run_of(workspace) / LATEST, workspace))
+    assert results[0]["metrics"]["losses"] == pytest.approx(results[1]["metrics"]["losses"], 1e-4)
+
+
+def test_refusals(make_workspace: WorkspaceMaker) -> None:
+    workspace = make_workspace()
+    with pytest.raises(UsageError, match=r"--name 'a/b' may have only letters"):
+        train_in(workspace, "--name", "a/b")
+    with pytest.raises(TrainingError, match=r"an epoch has \d+ batches, fewer than gradient_acc"):
+        train_in(workspace, "--set", "training.gradient_accumulation_steps=50")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        train_in(workspace, "--resume", str(workspace.folder / "none.pt"))
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match=r"no CUDA GPU .*\n.*--device cpu"):
+            train.main(["--config", str(workspace.config_path)])
+    assert not workspace.config.paths.checkpoint_dir.exists()
+
+
+def test_a_run_folder_has_one_writer(make_workspace: WorkspaceMaker) -> None:
+    workspace = make_workspace()
+    train_in(workspace, "--set", "training.max_steps=1")
+    script = [sys.executable, "train.py", "--config", str(workspace.config_path), "--device", "cpu"]
+    with sole_writer(run_of(workspace), "training in"):
+        second = subprocess.run(
+            [*script, "--resume", str(run_of(workspace))],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert second.returncode == BusyError.exit_code
+    assert "another process is training in this folder" in second.stderr
+
+
+def test_a_dataset_of_another_tokenizer_is_refused(
+    make_workspace: WorkspaceMaker,
+) -> None:
+    workspace = make_workspace(own_dataset=True)
+    dataset_dir = workspace.config.paths.dataset_dir
+    metadata = read_metadata(dataset_dir)
+    recipe = metadata.recipe.model_copy(update={"tokenizer_sha256": "0" * 64})
+    write_metadata(dataset_dir, DatasetMetadata.of(recipe, metadata.files))
+    with pytest.raises(DatasetError, match="made with another tokenizer than the one in"):
+        train_in(workspace)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_save_and_say_how_to_resume(
+    number: int, code: int, make_workspace: WorkspaceMaker
+) -> None:
+    workspace = make_workspace(epochs=10_000, early_stopping_patience=10_000)
+    script = [sys.executable, "train.py", "--config", str(workspace.config_path), "--device", "cpu"]
+    with subprocess.Popen(script, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step 6:"):
+                process.send_signal(number)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == code
+    assert "saved" in rest
+    assert f"python train.py --resume {run_of(workspace) / LATEST}" in rest
+    step = load_checkpoint(run_of(workspace) / LATEST, load_config(workspace.config_path)).step
+    assert step is not None
+    assert step >= 6

@@ -1,0 +1,275 @@
+"""Records of every known shape to articles; what is no article or no record says why."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from utils import wikipedia
+from utils.raw_files import BYTE_ORDER_MARK
+from utils.text_rules import CODE, HEADING
+from utils.wikipedia import Article, BadLine, Dropped, read_record
+
+Json = dict[str, Any]
+
+
+def line(record: Any) -> bytes:
+    return json.dumps(record).encode()
+
+
+def paragraph(value: str) -> Json:
+    return {"type": "paragraph", "value": value, "links": [{"url": "u", "text": "t"}]}
+
+
+def items(*values: str) -> Json:
+    return {"type": "list", "has_parts": [{"type": "list_item", "value": v} for v in values]}
+
+
+def section(name: str, *parts: Json) -> Json:
+    return {"type": "section", "name": name, "has_parts": list(parts)}
+
+
+def page(*sections: Json, **fields: Any) -> Json:
+    return {"name": "Page", "identifier": 1, "url": "u", "sections": list(sections), **fields}
+
+
+def lines_of(record: Json) -> list[str]:
+    article = read_record(line(record))
+    assert isinstance(article, Article)
+    return article.text.split("\n")
+
+
+SECTIONS = [
+    section("Abstract", paragraph("Lead (kept)."), paragraph("More lead.")),
+    section("History", paragraph("Long ago."), section("Later", items("one", "two"))),
+]
+LINES = [
+    "Lead (kept).",
+    "More lead.",
+    f"{HEADING}History",
+    "Long ago.",
+    f"{HEADING * 2}Later",
+    "one",
+    "two",
+]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sections": SECTIONS, "abstract": "Lead."},
+        {"article_sections": SECTIONS, "infobox": [], "sections": []},
+        {"sections": None, "article_sections": SECTIONS, "mainEntity": None, "abstract": None},
+        {"sections": json.dumps(SECTIONS)},
+        {"abstract": "Lead (kept).\nMore lead.", "sections": [section("Abstract"), *SECTIONS[1:]]},
+        {"abstract": "Lead (kept).\nMore lead.", "sections": SECTIONS[1:]},
+        {"sections": SECTIONS + SECTIONS[1:]},  # the parser repeats all sections
+    ],
+    ids=["2024", "api", "nulls", "json", "empty_abstract_section", "no_abstract_section", "twice"],
+)
+def test_structured_contents_of_both_generations(fields: Json) -> None:
+    assert lines_of({**page(), **fields}) == LINES
+
+
+def test_the_lead_alone_is_an_article() -> None:
+    assert lines_of({"name": "A", "abstract": " Squirrels are small."}) == ["Squirrels are small."]
+
+
+@pytest.mark.parametrize("title_key", ["title", "name"])
+def test_plain_records(title_key: str) -> None:
+    text = "Page\n\nFirst paragraph.\n\nSecond.\n \nSee also\n\nOther page\n\nReferences"
+    record = {"id": "12", "url": "u", title_key: "Page", "text": text}
+    assert lines_of(record) == ["First paragraph.", "Second."]
+
+
+def test_a_word_like_notes_inside_a_plain_text_does_not_end_it() -> None:
+    text = f"One.\n\nNotes\n\n{'A long paragraph. ' * 30}\n\nEnd."
+    assert lines_of({"title": "T", "text": text})[1] == "Notes"
+    assert lines_of({"title": "T", "text": text})[-1] == "End."
+
+
+def test_items_nested_in_a_list_are_not_repeated() -> None:
+    nested = items(
+        "30 in White",
+        "28 in Black just below 30 in Black British 29 in Black African",
+        "just below 30 in Black British",
+        "29 in Black African",
+        "order family A genus X genus Y family B",
+        "family A genus X genus Y",
+        "genus X",
+        "genus Y",
+        "family B",
+        "Rock and roll",
+        "roll",
+    )
+    assert lines_of(page(section("Abstract", paragraph("Lead."), nested)))[1:] == [
+        "30 in White",
+        "28 in Black",
+        "just below 30 in Black British",
+        "29 in Black African",
+        "order",
+        "family A",
+        "genus X",
+        "genus Y",
+        "family B",
+        "Rock and roll",
+        "roll",
+    ]
+
+
+def test_lists_within_items_are_read() -> None:
+    inner = items("inside one", "inside two")
+    outer = {"type": "list_item", "value": "outside inside one inside two", "has_parts": [inner]}
+    record = page(section("Abstract", {"type": "ordered_list", "has_parts": [outer]}))
+    assert lines_of(record) == ["outside", "inside one", "inside two"]
+
+
+POINTING_SECTIONS = """References|External links|SEE ALSO|Further reading:|Notes|Citations
+Bibliography|Einzelnachweise|Voir aussi|Enlaces externos|Вижте също|脚注"""
+
+
+@pytest.mark.parametrize("name", re.split("[|\n]", POINTING_SECTIONS))
+def test_sections_that_point_elsewhere_are_dropped(name: str) -> None:
+    dropped = section(name, paragraph("A"), section("Inner", items("B")))
+    record = page(section("Abstract", paragraph("Lead.")), dropped, section("Use", items("C")))
+    assert lines_of(record) == ["Lead.", f"{HEADING}Use", "C"]
+
+
+def test_sources_are_dropped_only_where_they_are_a_list() -> None:
+    lead = section("Abstract", paragraph("Lead."))
+    assert lines_of(page(lead, section("Sources", items("Book")))) == ["Lead."]
+    text = page(lead, section("Sources", paragraph("Vitamin C is in fruit.")))
+    assert lines_of(text)[1:] == [f"{HEADING}Sources", "Vitamin C is in fruit."]
+
+
+def test_code_is_known_by_its_indentation() -> None:
+    code = "def f():\n    return 1"
+    record = page(section("Abstract", paragraph("Two\nlines."), paragraph(code)))
+    assert lines_of(record) == ["Two", "lines.", f"{CODE}def f():", f"{CODE}    return 1"]
+
+
+def test_marks_in_the_source_mean_nothing() -> None:
+    record = page(section("Abstract", paragraph(f"{HEADING}a{CODE}b")))
+    assert lines_of(record) == ["ab"]
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (page(section("Abstract", items("REDIRECT List of characters#Ross"))), "redirect"),
+        ({"title": "R", "text": "#redirect [[Other page]]"}, "redirect"),
+        (page(abstract="Squirrel steht für: A\nB"), "disambiguation"),
+        (page(abstract="Parity may refer to:"), "disambiguation"),
+        (page(abstract="It is a state. Bihar may also refer to :"), "disambiguation"),
+        (page(abstract="Mercury can refer to"), "disambiguation"),
+        (page(abstract="A thing.", name="Thing (disambiguation)"), "disambiguation"),
+        (page(abstract="X.", description="Topics referred to by the same term"), "disambiguation"),
+        (page(abstract="Rio Negro is the name of several rivers:"), "set_index"),
+        (
+            page(abstract="X.", description="Index of articles associated with the same name"),
+            "set_index",
+        ),
+        (page(), "empty"),
+        (page(section("Abstract", items("", ""))), "empty"),
+        ({"name": "China", "identifier": 1, "url": "u", "in_language": {}}, "empty"),
+        ({"title": "T", "text": "T\n\n"}, "empty"),
+        (page(abstract="A.", name="Talk:A", namespace={"identifier": 1}), "other_namespace"),
+    ],
+)
+def test_pages_that_are_no_articles_say_why(record: Json, reason: str) -> None:
+    assert read_record(line(record)) == Dropped(reason)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Redirect examination, in law, is a trial process.",
+        "The word may refer to many things in the theory of signs, as is said below.",
+        "REDIRECTED was a film of 2014.",
+    ],
+)
+def test_articles_that_look_like_others_are_kept(text: str) -> None:
+    assert lines_of(page(abstract=text)) == [text]
+
+
+DEEP = b'{"name": "a", "sections": ' + b'[{"has_parts": ' * 3_000 + b"null" + b"}]" * 3_000 + b"}"
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "detail"),
+    [
+        (b"", "blank", "nothing in the line"),
+        (b" \r\n", "blank", "nothing in the line"),
+        (b'{"name": "a\xff"}', "invalid_utf8", "invalid start byte"),
+        (b'{"name": "a", "abs\r\n', "truncated", "truncated"),
+        (b'{"name": 1}', "wrong_type", r"Expected `str \| null`, got `int` - at `\$\.name`"),
+        (b'{"name": "a", "sections": [null]}', "wrong_type", "got `null`"),
+        (b'{"name": "a", "sections": "[1]"}', "wrong_type", "got `int`"),
+        (b'["name"]', "wrong_type", "Expected `object`, got `array`"),
+        (b'{"name": "a", "x": NaN}', "malformed", "invalid character"),
+        (b'{"name": "a\x01"}', "malformed", "invalid character"),
+        (b"\0\0\0\n", "nul_byte", "invalid character"),
+        (BYTE_ORDER_MARK + b"{}", "byte_order_mark", "invalid character"),
+        (rb'{"name": "\ud800"}', "lone_surrogate", "truncated"),
+        (rb'{"name": "\udc00 x"}', "lone_surrogate", "surrogate"),
+        (b'{"x": ' + b"[" * 3_000 + b"]" * 3_000 + b"}", "too_deep", "nested too deeply"),
+        (DEEP, "too_deep", "nested too deeply"),
+        (b'{"b": 1, "a": 2}', "unknown_shape", "neither Structured Contents .* keys: a, b"),
+        (b"{}", "unknown_shape", "keys: none"),
+        (b'{"abstract": "no title"}', "unknown_shape", "keys: abstract"),
+        (
+            b'{"name": "a", "identifier": 1, "url": "u", "article_body": {}}',
+            "unknown_shape",
+            "keys: article_body, identifier",
+        ),
+    ],
+)
+def test_lines_that_are_no_records_say_why(data: bytes, kind: str, detail: str) -> None:
+    with pytest.raises(BadLine, match=detail) as raised:
+        read_record(data)
+    assert raised.value.kind == kind
+
+
+def test_a_line_that_is_too_long_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wikipedia, "MAX_LINE_BYTES", 10)
+    with pytest.raises(BadLine, match="longer than 10 bytes"):
+        read_record(b'{"name": "long"}')
+
+
+def read_all(path: Path) -> list[Article | Dropped]:
+    with path.open("rb") as file:
+        return [read_record(data) for data in file]
+
+
+def test_real_records(shared_dir: Path) -> None:
+    folder = shared_dir / "data" / "structured_contents_real"
+    paths = [path for path in folder.glob("*.jsonl") if path.stem != "api_2024_montreal"]
+    pages = {path.stem: read_all(path) for path in paths}
+    assert sum(map(len, pages.values())) == 94
+    assert Dropped("redirect") in pages["beta_2024_two_lines"]
+    assert Dropped("disambiguation") in pages["api_squirrel"]
+    assert all(isinstance(page, Article) for page in pages["sdk_2025_elections"])
+    by_title = {page.title: page for page in pages["wme_parser_pages"] if isinstance(page, Article)}
+    html, *montreal = (folder / "api_2024_montreal.jsonl").read_bytes().splitlines()
+    assert all(isinstance(read_record(data), Article) for data in montreal)
+    with pytest.raises(BadLine, match="article_body"):
+        read_record(html)
+    toyota = by_title["Toyota"].text.split("\n")
+    assert toyota.count(f"{HEADING}Motorsports") == 1
+    assert "28 in Black" in by_title["Body mass index"].text.split("\n")
+    assert f"{HEADING}References" not in by_title["Poetry"].text.split("\n")
+
+
+def test_real_plain_records(shared_dir: Path) -> None:
+    pages = read_all(shared_dir / "data" / "other_formats" / "wikiextractor_json.jsonl")
+    assert len(pages) == 35
+    assert all(isinstance(page, Article) for page in pages)
+
+
+def test_enterprise_html_is_refused_with_its_keys(shared_dir: Path) -> None:
+    path = shared_dir / "data" / "other_formats" / "enterprise_html.ndjson"
+    for data in path.read_bytes().splitlines():
+        with pytest.raises(BadLine, match=r"keys: abstract, .*article_body"):
+            read_record(data)
