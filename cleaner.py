@@ -74,11 +74,12 @@ def _say_summary(
     raw_files: list[RawFile], todo: list[RawFile], cleaned_dir: Path, seconds: float
 ) -> None:
     markers = [read_marker(text_path_of(cleaned_dir, raw.stem)) for raw in raw_files]
-    total = sum(marker.characters for marker in markers)
+    articles = sum(marker.articles for marker in markers)
+    characters = sum(marker.characters for marker in markers)
+    size = format_bytes(sum(marker.output_bytes for marker in markers))
     say(
-        f"{len(markers)} files: {sum(marker.articles for marker in markers):,} articles,"
-        f" {total:,} characters, {format_bytes(sum(marker.output_bytes for marker in markers))}"
-        f" in {cleaned_dir}",
+        f"{len(markers)} file{'s' * (len(markers) != 1)}: {articles:,} articles,"
+        f" {characters:,} characters, {size} in {cleaned_dir}",
         "bold",
     )
     for label, counter in (
@@ -89,9 +90,9 @@ def _say_summary(
             parts = ", ".join(f"{name} {count:,}" for name, count in counter.most_common())
             say(f"{label}: {parts}")
     if todo:
-        size = sum(raw.size_bytes for raw in todo)
-        rate = size / 1e6 / seconds
-        say(f"{format_bytes(size)} read in {format_seconds(seconds)}, {rate:.1f} MB/s")
+        read_bytes = sum(raw.size_bytes for raw in todo)
+        rate = read_bytes / 1e6 / seconds
+        say(f"{format_bytes(read_bytes)} read in {format_seconds(seconds)}, {rate:.1f} MB/s")
 
 
 def _total(counts: Iterable[dict[str, int]]) -> Counter[str]:

@@ -67,7 +67,8 @@ def main(arguments: Sequence[str]) -> None:
     config = config_from(args, {f"dataset_prep.{key}": value for key, value in flags.items()})
     start_seconds = time.monotonic()
     metadata = prepare_dataset(config, test=args.test, force=args.force)
-    _summarise(metadata, time.monotonic() - start_seconds)
+    seconds = time.monotonic() - start_seconds
+    _summarise(metadata, dataset_dir_of(config, args.test), seconds)
     positions = config.model.max_position_embeddings
     if metadata.window > positions:
         warn(f"the model takes {positions:,} tokens: raise model.max_position_embeddings to train")
@@ -83,7 +84,7 @@ def prepare_dataset(config: Config, test: bool = False, force: bool = False) -> 
     `test` takes the first `dataset_prep.test_articles` articles into `paths.test_dataset_dir`;
     `force` makes finished files again. Ctrl-C raises Interrupted; a rerun goes on from there.
     """
-    dataset_dir = config.paths.test_dataset_dir if test else config.paths.dataset_dir
+    dataset_dir = dataset_dir_of(config, test)
     tokenizer = load_or_fetch(config)
     recipe = recipe_of(config, tokenizer)
     with sole_writer(dataset_dir, "preparing a dataset in"):
@@ -106,6 +107,10 @@ def prepare_dataset(config: Config, test: bool = False, force: bool = False) -> 
             )
         write_metadata(dataset_dir, metadata)
     return metadata
+
+
+def dataset_dir_of(config: Config, test: bool) -> Path:
+    return config.paths.test_dataset_dir if test else config.paths.dataset_dir
 
 
 def recipe_of(config: Config, tokenizer: CodeLlamaTokenizer) -> Recipe:
@@ -280,16 +285,17 @@ class _Meter:
         lines = (text.replace("\n", PARAGRAPH_BREAK) for text in texts)
         self.progress.advance(
             sum(len(line.encode()) + 1 for line in lines),
-            f"{self.articles:,} articles, {self.tokens / seconds:,.0f} tokens/s,"
-            f" {self.characters / max(self.tokens, 1):.2f} characters/token",
+            f"{self.articles:,} articles, {self.tokens / seconds / 1000:,.0f}k tokens/s,"
+            f" {self.characters / max(self.tokens, 1):.2f} chars/token",
         )
 
 
-def _summarise(metadata: DatasetMetadata, seconds: float) -> None:
+def _summarise(metadata: DatasetMetadata, dataset_dir: Path, seconds: float) -> None:
     disk_bytes = sum(
         file.tokens_array.size_bytes + file.documents_array.size_bytes for file in metadata.files
     )
     rows = {
+        "dataset": str(dataset_dir),
         "articles": f"{metadata.articles:,} in {len(metadata.files)} file(s)",
         "text": f"{format_bytes(metadata.utf8_bytes)}, {metadata.characters:,} characters",
         "tokens": f"{metadata.tokens:,}, {metadata.unknown_share:.2%} unknown",

@@ -417,6 +417,7 @@ def test_the_command_tells_what_it_did(
     metadata = read_metadata(config.paths.dataset_dir)
     assert (metadata.window, metadata.stride) == (24, 6)
     for words in (
+        str(config.paths.dataset_dir),
         "part_2: 15 articles,",
         "(new)",
         f"{metadata.windows:,} of 24 tokens, one every 6",
@@ -550,4 +551,4 @@ def test_progress_counts_the_bytes_of_the_text(
     done = {bar.label: bar.done for bar in bars}
     assert done["Tokenizing"] == sum(path.stat().st_size for path in files)
     assert all(bar.done == bar.total for bar in bars if bar.label == "Tokenizing")
-    assert re.search(r"articles, [\d,]+ tokens/s, \d\.\d\d characters/token", bars[-1].note)
+    assert re.search(r"articles, [\d,]+k tokens/s, \d\.\d\d chars/token", bars[-1].note)

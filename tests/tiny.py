@@ -6,7 +6,9 @@ from typing import Any
 import torch
 
 from model import LanguageModel
+from utils.checkpoint import Checkpoint
 from utils.config import Config, parse_config
+from utils.device import rng_state
 
 TINY_MODEL = {
     "vocab_size": 97,
@@ -33,3 +35,19 @@ def tiny_model(config: Config | None = None, seed: int = 0) -> LanguageModel:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)
     return model
+
+
+def tiny_checkpoint(config: Config, mark: float = 0.5) -> Checkpoint:
+    """Every field filled, a few kilobytes; all numbers of the weights are `mark`."""
+    return Checkpoint(
+        config=config,
+        model={"weight": torch.full((8, 8), mark), "bias": torch.full((8,), mark)},
+        optimizer={"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": 0.1}]},
+        scheduler={"steps_taken": 3},
+        rng=rng_state(torch.device("cpu")),
+        progress={"step": 3, "validation_loss": 2.5},
+        metrics={"losses": [1.0, float("inf")], "best_step": None},
+        tokenizer_sha256="a" * 64,
+        dataset_fingerprint="b" * 64,
+        run_name="run_2026_11_22_10_00",
+    )

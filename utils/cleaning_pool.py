@@ -34,9 +34,8 @@ def clean_files(
     context = multiprocessing.get_context("spawn")
     shared = _Shared(context, len(todo))
     workers = min(workers, len(todo))
-    say(
-        f"cleaning {len(todo)} files with {workers} worker{'s' * (workers != 1)} into {cleaned_dir}"
-    )
+    files = f"{len(todo)} file{'s' * (len(todo) != 1)}"
+    say(f"cleaning {files} with {workers} worker{'s' * (workers != 1)} into {cleaned_dir}")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (shared,))
     with _interruptible():
         try:

@@ -55,9 +55,9 @@ _LABEL_ENDS = (":;", ":,", ":)", ": ;", ": ,", ": )", "ed ;", "ed ,", "ed )")
 _OPENING_SEPARATORS = re.compile(r"\((?: ?[;,])+ ?(?=[^\s;,)])")
 _FOREIGN_END = re.compile(r",\)(?<=[^\x00-\x7f],\))")
 _REPEATED_SEPARATORS = re.compile(r"[;,](?: [;,])+")
-_EMPTY_PARENTHESES = re.compile(r" \([ ;,\"“”]*\)(?![\[{(=\w]|\.\w)")
+_EMPTY_PARENTHESES = re.compile(r" \((?:[ ;,]|\"\"|“”)*\)(?![\[{(=\w]|\.\w)")
 _SPACED_QUOTES = re.compile(r' " ([^"\n]+) "(?=[ ,.;:!?)]|$)', re.MULTILINE)
-_DOUBLED_QUOTES = re.compile(r'""(?:(?<=\w"")(?!")|(?<!""")(?=\w))')
+_DOUBLED_QUOTES = re.compile(r'""(?<!""")(?:(\w(?:[^"\n]*[^\s"])?)""(?!")|(?<![^ (]"")(?=\w))')
 _POSSESSIVE = re.compile(r" 's(?<=[\w.\"”’)\]] 's)\b(?![-'’])| ’s(?<=[\w.\"”’)\]] ’s)\b(?![-'’])")
 _HYPHEN = re.compile(r" -(?=([^\W\d_]+))")
 _RESPELLED = re.compile(r"- (?<=\w- )(?=(?:[^\W\d_]+ -\w|[A-Z]{2,}\b))")
@@ -190,8 +190,14 @@ def _joined_ipa(match: Match[str]) -> str:
 def emptied_labels(text: str) -> str:
     """In parentheses, the name of a language or "pronounced" with nothing after it."""
     if any(mark in text for mark in _LABEL_ENDS):
-        return _LABEL.sub(r"\1", text)
+        return _LABEL.sub(_inside_parentheses, text)
     return text
+
+
+def _inside_parentheses(match: Match[str]) -> str:
+    text = match.string
+    line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
+    return match[1] if line.count("(") > line.count(")") else match[0]
 
 
 def emptied_parentheses(text: str) -> str:
@@ -215,7 +221,7 @@ def _strongest(match: Match[str]) -> str:
 
 def _nothing_after_word(match: Match[str]) -> str:
     before = match.string[match.start() - 1] if match.start() else " "
-    return "" if before.isalnum() or before in "\"'”’»)]}.,;:!?%*" else match[0]
+    return "" if before.isalnum() or before in "\"'”’»)]}.!?%*" else match[0]
 
 
 def spaced_quotes(text: str) -> str:
@@ -225,7 +231,11 @@ def spaced_quotes(text: str) -> str:
 
 def doubled_quotes(text: str) -> str:
     """Italics inside quotation marks, written as two marks."""
-    return _DOUBLED_QUOTES.sub('"', text) if '""' in text else text
+    return _DOUBLED_QUOTES.sub(_single_quotes, text) if '""' in text else text
+
+
+def _single_quotes(match: Match[str]) -> str:
+    return '"' if match[1] is None else f'"{match[1]}"'
 
 
 def spaced_possessive(text: str) -> str:

@@ -5,8 +5,8 @@ adds or removes none, except `line_breaks`, so that lines which changed can be c
 until nothing changes: cleaning cleaned text changes nothing.
 
 Lines of code keep their layout. They are those marked as CODE by the reader of the record, and any
-that begin with two spaces, a tab or Python's prompt; only rules of other scopes than "prose"
-touch them.
+that begin with two spaces, a tab, Python's prompt or the border of a drawn table; rules of scope
+"prose" do not see them.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ HEADING = "\x02"
 # At the start of a line: a line of code.
 CODE = "\x03"
 
-_CODE_LINE = ("  ", "\t", ">>> ", CODE)
+_CODE_LINE = ("  ", "\t", ">>> ", "| ", "+-", CODE)
 _CONTINUED = "... "  # a line of code after another, else an ellipsis
 _MAX_ROUNDS = 100  # two or three settle any real text; this bounds what a hostile one may cost
 
