@@ -15,8 +15,8 @@ import numpy as np
 
 from tokenizer import CodeLlamaTokenizer, load_or_fetch
 from utils.articles import PARAGRAPH_BREAK, cleaned_files, read_articles, read_marker, stem_of
-from utils.cli import config_from, run_script, script_parser
-from utils.config import DEFAULT_CONFIG_PATH, Config
+from utils.cli import config_from, run_script, script_parser, shared_options
+from utils.config import Config
 from utils.errors import DataError, DatasetError, Interrupted
 from utils.files import format_bytes, sha256_of, sole_writer
 from utils.terminal import Progress, format_seconds, say, warn
@@ -72,9 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     positions = config.model.max_position_embeddings
     if metadata.window > positions:
         warn(f"the model takes {positions:,} tokens: raise model.max_position_embeddings to train")
-    command = ["python", "train.py", *["--test"] * args.test]
-    if args.config != DEFAULT_CONFIG_PATH:
-        command += ["--config", str(args.config)]
+    command = ["python", "train.py", *["--test"] * args.test, *shared_options(args)]
     say(f"Next: {shlex.join(command)}", "bold")
 
 

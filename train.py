@@ -20,7 +20,7 @@ from dataloader import create_simple_train_val_dataloaders
 from model import create_model
 from tokenizer import CodeLlamaTokenizer
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from utils.cli import config_from, run_script, script_parser
+from utils.cli import config_from, run_script, script_parser, shared_options
 from utils.config import Config
 from utils.device import autocast, choose_device, describe_device, seed_everything
 from utils.errors import DatasetError, Interrupted, TrainingError, UsageError
@@ -113,9 +113,14 @@ class Trainer:
         for change in changes:
             warn(f"resuming with a changed configuration: {change}")
 
-    def train(self, run_folder: Path, run_name: str, is_resumed: bool) -> None:
-        """Train to the end, or until a signal: then save, and raise Interrupted."""
-        self.run_folder, self.run_name = run_folder, run_name
+    def train(
+        self, run_folder: Path, run_name: str, is_resumed: bool, options: Sequence[str]
+    ) -> None:
+        """Train to the end, or until a signal: then save, and raise Interrupted.
+
+        `options` are what the command that goes on needs beside `--resume`.
+        """
+        self.run_folder, self.run_name, self.options = run_folder, run_name, options
         resumed_step = self.position.step if is_resumed else None
         logger = DualLogger(self.config.paths.log_dir, run_name, resumed_step)
         progress = Progress("Training", self.total_steps, "steps", initial=self.position.step)
@@ -253,7 +258,10 @@ class Trainer:
             prompt_ids = torch.tensor(
                 [[ids.bos_token_id, *self.tokenizer.encode(prompt)]], device=self.device
             )
-            with autocast(self.device, self.settings.precision):
+            with (
+                torch.compiler.set_stance("force_eager"),
+                autocast(self.device, self.settings.precision),
+            ):
                 generated = self.model.generate(
                     prompt_ids, max_length=self.settings.sample_tokens, seed=self.settings.seed
                 )
@@ -273,10 +281,10 @@ class Trainer:
         if number is None:
             return
         self._save()
-        path = shlex.quote(str(self.run_folder / LATEST))
+        command = ["python", "train.py", "--resume", str(self.run_folder / LATEST), *self.options]
         raise Interrupted(
             f"stopped at step {self.position.step:,}, saved",
-            f"Go on with: python train.py --resume {path}",
+            f"Go on with: {shlex.join(command)}",
             number,
         )
 
@@ -310,6 +318,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"--name {args.name!r} may have only letters, digits, '.', '_' and '-'")
     config = config_from(args, {"training.epochs": 1 if args.test else None})
     device = choose_device(args.device)
+    options = shared_options(args) + ["--test"] * args.test
+    if args.device:
+        options += ["--device", args.device]
     with ExitStack() as stack:
         checkpoint = None
         if args.resume:
@@ -323,8 +334,8 @@ def main(arguments: Sequence[str]) -> None:
             stack.enter_context(sole_writer(run_folder, "training in"))
         run_name = checkpoint.run_name if checkpoint else run_folder.name
         introduce(trainer, run_folder)
-        trainer.train(run_folder, run_name, is_resumed=checkpoint is not None)
-    conclude(trainer, run_folder)
+        trainer.train(run_folder, run_name, checkpoint is not None, options)
+    conclude(trainer, ["--run", run_folder.name, *shared_options(args)])
 
 
 def introduce(trainer: Trainer, run_folder: Path) -> None:
@@ -349,16 +360,15 @@ def introduce(trainer: Trainer, run_folder: Path) -> None:
         say("The first step compiles the model, which takes a while.", "dim")
 
 
-def conclude(trainer: Trainer, run_folder: Path) -> None:
+def conclude(trainer: Trainer, options: Sequence[str]) -> None:
     """Say how it ended, and what to do with the result."""
     metrics = trainer.state.metrics
     why = "stopped early" if metrics.should_stop else "finished"
-    say(
-        f"Training {why} after {trainer.state.position.step:,} steps: best validation loss"
-        f" {metrics.best_loss:.4f} at step {metrics.best_step:,}",
-        "bold",
-    )
-    say(f"Next: python Inference.py --run {run_folder.name}")
+    best = "no validation loss was finite"
+    if metrics.best_step is not None:
+        best = f"best validation loss {metrics.best_loss:.4f} at step {metrics.best_step:,}"
+    say(f"Training {why} after {trainer.state.position.step:,} steps: {best}", "bold")
+    say(f"Next: {shlex.join(['python', 'Inference.py', *options])}")
 
 
 if __name__ == "__main__":

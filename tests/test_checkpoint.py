@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-import utils.checkpoint as checkpoint_module
 from tests.conftest import REPOSITORY
 from tests.tiny import tiny_checkpoint, tiny_config
-from utils.checkpoint import load_checkpoint, load_weights, save_checkpoint
+from utils.checkpoint import FORMAT_VERSION, load_checkpoint, load_weights, save_checkpoint
 from utils.config import Config
+from utils.environment import git_commit
 from utils.errors import CheckpointError
+from utils.sealing import TRAILER_BYTES
 
 
 @pytest.fixture
@@ -54,13 +55,15 @@ def test_the_git_commit_is_noted_where_there_is_one(
     save_checkpoint(tiny_checkpoint(config), path)
     assert load_checkpoint(path, config).git_commit == git.stdout.strip()
     monkeypatch.setenv("PATH", "")
+    git_commit.cache_clear()
     save_checkpoint(tiny_checkpoint(config), path)
     assert load_checkpoint(path, config).git_commit == ""
+    git_commit.cache_clear()
 
 
 def test_the_file_is_one_that_torch_and_zip_tools_read(config: Config, tmp_path: Path) -> None:
     save_checkpoint(tiny_checkpoint(config), tmp_path / "a.pt")
-    assert torch.load(tmp_path / "a.pt")["format_version"] == checkpoint_module.FORMAT_VERSION
+    assert torch.load(tmp_path / "a.pt")["format_version"] == FORMAT_VERSION
     with zipfile.ZipFile(tmp_path / "a.pt") as archive:
         assert archive.testzip() is None
         assert b"sha256" in archive.comment
@@ -98,7 +101,7 @@ def check_damage(config: Config, folder: Path, tries: int) -> None:
     save_checkpoint(tiny_checkpoint(config), path)
     whole = path.read_bytes()
     chance = random.Random(0)
-    trailer = checkpoint_module._TRAILER_BYTES + 2
+    trailer = TRAILER_BYTES + 2
     bits = chance.choices(range(8 * len(whole)), k=tries)
     bits += chance.choices(range(8 * (len(whole) - trailer), 8 * len(whole)), k=tries // 4)
     for bit in bits:

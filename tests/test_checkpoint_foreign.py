@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import utils.checkpoint as checkpoint_module
 from tests.tiny import tiny_checkpoint, tiny_config, tiny_model
 from utils.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from utils.config import Config
 from utils.errors import CheckpointError, ConfigError
+from utils.sealing import SealingWriter
 
 REQUIRED = (
     "config",
@@ -47,7 +47,7 @@ def payload_of(path: Path) -> dict[str, Any]:
 def seal(payload: dict[str, Any], path: Path) -> None:
     """Write any payload as our program would, checksum and all."""
     with path.open("w+b") as file:
-        writer = checkpoint_module._HashingWriter(file)
+        writer = SealingWriter(file)
         torch.save(payload, writer)  # type: ignore[arg-type]
         writer.finish()
 

@@ -80,19 +80,15 @@ def test_windows_are_those_on_disk(prepared_workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_no_document_and_no_span_is_on_both_sides(
-    prepared_workspace: Workspace, seed: int
-) -> None:
+def test_no_document_and_no_span_is_on_both_sides(prepared_workspace: Workspace, seed: int) -> None:
     """Every token of a side belongs to documents of that side, and no 64 tokens are shared."""
     train, val = loaders(prepared_workspace, seed=seed, batch_size=1)
     window = prepared_workspace.config.dataset_prep.window
     stream, starts = stream_of(prepared_workspace)
     document_of = np.searchsorted(starts, np.arange(len(stream)), side="right")
-    position = {
-        tuple(stream[i : i + window]): i for i in range(len(stream) - window + 1)
-    }
+    position = {tuple(stream[i : i + window]): i for i in range(len(stream) - window + 1)}
     sides = [
-        {int(d) for row in rows_of(side) for d in document_of[position[row] :][: window]}
+        {int(d) for row in rows_of(side) for d in document_of[position[row] :][:window]}
         for side in (train, val)
     ]
     assert sides[0]

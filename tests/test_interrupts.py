@@ -5,11 +5,12 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
 from tests.conftest import REPOSITORY
-from utils.interrupts import InterruptGuard
+from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard
 
 WORK = """
     import time
@@ -26,18 +27,26 @@ WORK = """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_noted_and_the_old_handlers_return(
-    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+def test_a_signal_is_noted_and_the_old_handlers_return_at_the_end(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = [signal.getsignal(kind) for kind in InterruptGuard.SIGNALS]
     with InterruptGuard() as guard:
         assert [signal.getsignal(kind) for kind in InterruptGuard.SIGNALS] != before
         os.kill(os.getpid(), number)
         assert guard.received == number
-        assert [signal.getsignal(kind) for kind in InterruptGuard.SIGNALS] == before
-    captured = capsys.readouterr()
+    assert [signal.getsignal(kind) for kind in InterruptGuard.SIGNALS] == before
+    captured = capfd.readouterr()
     assert f"{number.name}: saving after this step (again: quit at once" in captured.err
     assert captured.out == ""
+
+
+def test_one_interrupt_that_arrives_twice_is_one() -> None:
+    """The terminal tells every process of a group, and a parent may pass the same on."""
+    with InterruptGuard() as guard:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert guard.received == signal.SIGINT
 
 
 def test_without_a_signal_the_old_handlers_return_at_the_end() -> None:
@@ -63,6 +72,7 @@ def test_a_second_signal_ends_the_process(first: signal.Signals, second: signal.
         assert process.stdout.readline() == "ready\n"
         process.send_signal(first)
         assert process.stdout.readline() == f"saving {first.value}\n"
+        time.sleep(2 * SAME_SIGNAL_SECONDS)
         process.send_signal(second)
         out, err = process.communicate(timeout=20)
     assert process.returncode == -second

@@ -99,8 +99,8 @@ def test_plain_progress_is_a_line_every_few_seconds(
             progress.advance(1, "latest note")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "Cleaning: 25 files of 100 files (25%), 5 files/s, 15 s left, latest note",
-        "Cleaning: 50 files of 100 files (50%), 5 files/s, 10 s left, latest note",
+        "Cleaning: 25 of 100 files (25%), 5 files/s, 15 s left, latest note",
+        "Cleaning: 50 of 100 files (50%), 5 files/s, 10 s left, latest note",
     ]
 
 
@@ -108,7 +108,7 @@ def test_progress_in_bytes_from_where_it_stood(clock: Callable[[float], None]) -
     with Progress("Reading", total=4e6, unit="B", initial=1e6) as progress:
         clock(2)
         progress.advance(2e6)
-        assert progress.line() == "Reading: 3.0 MB of 4.0 MB (75%), 1.0 MB/s, 1.0 s left"
+        assert progress.line() == "Reading: 3.0 of 4.0 MB (75%), 1.0 MB/s, 1.0 s left"
 
 
 def test_progress_without_a_total(clock: Callable[[float], None]) -> None:

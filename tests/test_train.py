@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def reference(
     request: pytest.FixtureRequest,
     make_workspace: WorkspaceMaker,
     after_step: Callable[..., None],
-) -> tuple[dict[str, Any], tuple[str, ...], dict[int, dict[str, Any]]]:
+) -> tuple[dict[str, Any], tuple[str, ...], list[tuple[int, str, Any]]]:
     """The end of an uninterrupted run, the flags that made it, and its log."""
     workspace = make_workspace()
     flags = (
@@ -215,10 +216,8 @@ def test_every_saved_state_is_needed(
             fresh(checkpoint, state, starts[0])
             save_checkpoint(checkpoint, path)
         after_step(9, interrupt)
-        try:
+        with suppress(Interrupted):
             train_in(workspace, *flags, "--resume", str(path))
-        except Interrupted:
-            pass
         results.append(state_of(path, workspace))
     assert not is_same(*results)
 
@@ -250,9 +249,7 @@ def test_what_a_run_leaves(make_workspace: WorkspaceMaker, capsys: Any) -> None:
     assert best.validation_loss == min(losses)
 
 
-def test_a_finished_run_has_nothing_to_resume(
-    make_workspace: WorkspaceMaker, capsys: Any
-) -> None:
+def test_a_finished_run_has_nothing_to_resume(make_workspace: WorkspaceMaker, capsys: Any) -> None:
     workspace = make_workspace()
     train_in(workspace)
     before = state_of(run_of(workspace) / LATEST, workspace)

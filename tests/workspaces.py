@@ -18,10 +18,11 @@ from utils.config import Config, load_config
 ARTICLES = 20
 STEPS_PER_EPOCH = 6
 WORDS = (
-    "the a of and to in is was river city century model token window people water light stone"
-    " music history number field energy north south small large early late known called near"
-    " between under over made found built wrote saw first second many few old new"
-).split()
+    *("the", "a", "of", "and", "to", "in", "is", "was", "river", "city", "century", "model"),
+    *("token", "window", "people", "water", "light", "stone", "music", "history", "number"),
+    *("field", "energy", "north", "south", "small", "large", "early", "late", "known", "near"),
+    *("between", "under", "over", "made", "found", "built", "wrote", "saw", "first", "many"),
+)
 MODEL = {
     "vocab_size": 400,
     "hidden_size": 16,

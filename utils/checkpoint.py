@@ -1,37 +1,30 @@
 """Checkpoints: the sole reader and writer of `checkpoint_*.pt`.
 
-A file is what torch.save writes, with a SHA-256 of every byte in the comment that ends a zip file:
-torch.load alone does not notice a flipped bit. Reading never runs code (`weights_only=True`), so
-it holds only tensors and plain values. Older files without our header load as bare weights.
+A file is what torch.save writes, sealed with a SHA-256 of every byte (utils/sealing.py). Reading
+never runs code (`weights_only=True`), so it holds only tensors and plain values. Files of older
+programs load as bare weights.
 """
 
-import hashlib
 import os
-import platform
-import subprocess
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils.config import Config, parse_config
+from utils.environment import git_commit, versions
 from utils.errors import CheckpointError
-from utils.files import TEMPORARY_SUFFIX, atomic_write, format_bytes, sync_folder
+from utils.files import TEMPORARY_SUFFIX, atomic_write, copy_file, format_bytes, sync_folder
 from utils.runs import other_checkpoints
+from utils.sealing import NotWholeError, SealingWriter, has_seal, verify
 
 FORMAT_VERSION = 1
 COMPILED_PREFIX = "_orig_mod."
 _LEGACY_WEIGHTS = ("model_state_dict", "model", "state_dict")
-_MAGIC = b"\nllm-training-pipeline sha256 "
-_TRAILER_BYTES = len(_MAGIC) + 64
-_READ_BYTES = 1 << 20
-_NO_ARCHIVE = "it is cut off, or no checkpoint at all"
 
 
 @dataclass
@@ -85,13 +78,13 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, also_as: Sequence[Path] 
         **{f.name: getattr(checkpoint, f.name) for f in fields(checkpoint) if f.name != "name"},
         "format_version": FORMAT_VERSION,
         "config": checkpoint.config.model_dump(mode="json"),
-        "git_commit": _git_commit(),
-        "versions": _versions(),
+        "git_commit": git_commit(),
+        "versions": versions(),
         "saved_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     try:
         with atomic_write(path) as file:
-            writer = _HashingWriter(file)
+            writer = SealingWriter(file)
             try:
                 torch.save(payload, writer)  # type: ignore[arg-type]
             except RuntimeError as error:  # torch's report of our writer's OSError
@@ -114,7 +107,7 @@ def load_checkpoint(path: Path, fallback_config: Config) -> Checkpoint:
     mapping of tensors, alone or under "model", "model_state_dict" or "state_dict". Keys lose
     torch.compile's "_orig_mod." prefix. Anything else raises CheckpointError naming the file.
     """
-    return _checkpoint_in(path, fallback_config, _verify)
+    return _checkpoint_in(path, fallback_config, verify)
 
 
 @dataclass(frozen=True)
@@ -133,15 +126,15 @@ def summarise_checkpoint(path: Path, fallback_config: Config) -> CheckpointSumma
     Raises CheckpointError as `load_checkpoint` does, but cannot notice flipped bits, which only
     reading all bytes can: no weights leave this function.
     """
-    found = _checkpoint_in(path, fallback_config, _has_checksum)
+    found = _checkpoint_in(path, fallback_config, has_seal)
     parameters = sum(weight.numel() for weight in found.model.values())
     return CheckpointSummary(found.config, found.step, found.validation_loss, parameters)
 
 
 def _checkpoint_in(
-    path: Path, fallback_config: Config, verify: Callable[[IO[bytes], Path], bool]
+    path: Path, fallback_config: Config, check: Callable[[IO[bytes]], bool]
 ) -> Checkpoint:
-    payload, is_sealed = _read_payload(path, verify)
+    payload, is_sealed = _read_payload(path, check)
     if "format_version" not in payload:
         weights = next((payload[k] for k in _LEGACY_WEIGHTS if k in payload), payload)
         return Checkpoint(fallback_config, _weights(weights, path), name=str(path))
@@ -188,54 +181,12 @@ def load_weights(
     model.load_state_dict(weights, assign=assign)
 
 
-class _HashingWriter:
-    """Passes bytes on to a file, and ends the zip archive with their SHA-256 as its comment.
-
-    A zip file ends with the comment's length (2 bytes, zero in torch's) and the comment, so all
-    but those last 2 bytes are hashed.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-        self.held = b""
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        try:
-            self.file.write(view)
-        except OSError as error:
-            self.error = error
-            raise
-        if len(view) < 2:
-            tail = self.held + bytes(view)
-            self.digest.update(tail[:-2])
-            self.held = tail[-2:]
-        else:
-            self.digest.update(self.held)
-            self.digest.update(view[:-2])
-            self.held = bytes(view[-2:])
-        return len(view)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-    def finish(self) -> None:
-        assert self.held == b"\0\0", "torch.save ended its archive with a comment of its own"
-        self.file.seek(-2, os.SEEK_END)
-        self.file.write(_TRAILER_BYTES.to_bytes(2, "little") + _MAGIC)
-        self.file.write(self.digest.hexdigest().encode())
-
-
-def _read_payload(
-    path: Path, verify: Callable[[IO[bytes], Path], bool]
-) -> tuple[dict[str, Any], bool]:
-    """The mapping in a file, and whether it bore our checksum, looked at by `verify`."""
+def _read_payload(path: Path, check: Callable[[IO[bytes]], bool]) -> tuple[dict[str, Any], bool]:
+    """The mapping in a file, and whether it bore our checksum, looked at by `check`."""
     for _ in range(100):  # training may replace the file between our two looks at it
         try:
             with path.open("rb") as file:
-                is_sealed = verify(file, path)
+                is_sealed = check(file)
                 payload = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
                 if path.stat().st_ino != os.fstat(file.fileno()).st_ino:
                     continue
@@ -243,8 +194,8 @@ def _read_payload(
             raise CheckpointError(f"{path}: no such checkpoint", other_checkpoints(path)) from None
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except CheckpointError:
-            raise
+        except NotWholeError as error:
+            raise _damaged(path, str(error)) from None
         except Exception as error:  # torch.load raises many kinds on files that are not its own
             reason = " ".join(str(error).split())
             if "weights_only" in reason or "Unsupported" in reason:
@@ -258,38 +209,6 @@ def _read_payload(
             raise CheckpointError(f"{path}: holds a {type(payload).__name__}, not a checkpoint")
         return payload, is_sealed
     raise CheckpointError(f"{path}: is being replaced faster than it can be read")
-
-
-def _verify(file: IO[bytes], path: Path) -> bool:
-    """Check every byte: against our checksum, or against the zip's own where there is none."""
-    size = os.fstat(file.fileno()).st_size
-    file.seek(max(0, size - _TRAILER_BYTES - 2))
-    ending = file.read()
-    file.seek(0)
-    if ending[2:].startswith(_MAGIC):
-        hashed, left = hashlib.sha256(), size - len(ending)
-        while left and (block := file.read(min(_READ_BYTES, left))):
-            hashed.update(block)
-            left -= len(block)
-        expected = _TRAILER_BYTES.to_bytes(2, "little") + _MAGIC + hashed.hexdigest().encode()
-        if ending != expected:
-            raise _damaged(path, "its bytes do not match its checksum")
-        return True
-    if not zipfile.is_zipfile(file):
-        raise _damaged(path, _NO_ARCHIVE)
-    with zipfile.ZipFile(file) as archive:
-        broken = archive.testzip()
-    if broken:
-        raise _damaged(path, f"{broken} in it does not match its checksum")
-    return False
-
-
-def _has_checksum(file: IO[bytes], path: Path) -> bool:
-    """Whether the file ends with our checksum; CheckpointError if its end is not a zip file's."""
-    if not zipfile.is_zipfile(file):
-        raise _damaged(path, _NO_ARCHIVE)
-    file.seek(max(0, os.fstat(file.fileno()).st_size - _TRAILER_BYTES))
-    return file.read().startswith(_MAGIC)
 
 
 def _weights(weights: object, path: Path) -> dict[str, Tensor]:
@@ -311,10 +230,14 @@ def _damaged(path: Path, how: str) -> CheckpointError:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give `target` the content of `source`: a hard link, so it costs no space and no copy."""
+    """Give `target` the content of `source`: a hard link, so it costs no space, or a copy."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     temporary.unlink(missing_ok=True)
-    os.link(source, temporary)
+    try:
+        os.link(source, temporary)
+    except OSError:  # exFAT and some network disks have no hard links
+        copy_file(source, target)
+        return
     temporary.replace(target)
     sync_folder(target.parent)
 
@@ -327,27 +250,3 @@ def _payload_bytes(payload: object) -> int:
     if isinstance(payload, list | tuple):
         return sum(_payload_bytes(value) for value in payload)
     return 64
-
-
-def _git_commit() -> str:
-    """The commit of this program, or an empty string outside a git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return found.stdout.strip()
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-    }

@@ -46,6 +46,14 @@ def config_from(args: argparse.Namespace, flags: Mapping[str, object] | None = N
     return load_config(args.config, {**dict(args.set), **given})
 
 
+def shared_options(args: argparse.Namespace) -> list[str]:
+    """The shared options as they were given, for a command that goes on from here."""
+    options = [] if args.config == DEFAULT_CONFIG_PATH else ["--config", str(args.config)]
+    for key, value in args.set:
+        options += ["--set", f"{key}={json.dumps(value)}"]
+    return options
+
+
 def run_script(main: Callable[[Sequence[str]], None]) -> None:
     """Run `main` on the command line's arguments and end the process with the right exit code."""
     arguments = sys.argv[1:]

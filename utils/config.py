@@ -40,6 +40,7 @@ def _beside_config(path: Path, info: ValidationInfo) -> Path:
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 ConfigPath = Annotated[Path, Field(strict=False), AfterValidator(_beside_config)]
 
 
@@ -183,7 +184,7 @@ class DataloaderConfig(Section):
     val_split: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         default=0.1, description="Share of the documents held out for validation."
     )
-    seed: NonNegativeInt = Field(
+    seed: Seed = Field(
         default=42, description="Decides which documents are held out, and the order of batches."
     )
     train_device: Literal["cuda", "cpu"] = Field(
@@ -221,7 +222,7 @@ class TrainingConfig(Section):
     max_grad_norm: PositiveFloat = Field(
         default=1.0, description="Gradients are clipped to this norm."
     )
-    seed: NonNegativeInt = Field(default=1337, description="Initial weights and dropout.")
+    seed: Seed = Field(default=1337, description="Initial weights and dropout.")
     precision: Literal["bf16", "fp32"] = Field(
         default="bf16", description="Autocast type on CUDA; the CPU always trains in fp32."
     )

@@ -100,7 +100,7 @@ def _allowed(schema: Schema) -> str:
     if schema["type"] == "array":
         return f"list of {_allowed(schema['items'])}s"
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    limits = [f"{sign} {schema[key]:.15g}" for key, sign in signs.items() if key in schema]
     return " ".join([schema["type"], ", ".join(limits)]).strip()
 
 

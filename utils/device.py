@@ -73,7 +73,7 @@ def memory_errors(activity: str, hint: str) -> Iterator[None]:
     except RuntimeError as error:
         words = str(error)
         if not isinstance(error, torch.OutOfMemoryError) and not re.search(
-            r"can't allocate memory|[Oo]verflow", words
+            r"can't allocate memory|size calculation overflowed", words
         ):
             raise
         raise DeviceError(f"not enough memory for {activity}", hint) from None

@@ -1,6 +1,7 @@
 """Where checkpoints stand: one folder per training run, and the names inside it."""
 
 import re
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def list_runs(checkpoint_dir: Path) -> list[Run]:
 def list_checkpoints(folder: Path) -> list[CheckpointFile]:
     """The .pt files of one folder: latest, best, then steps from new to old, then others."""
     order = {"latest": 0, "best": 1, "step": 2, "other": 3}
-    found = [_describe(path) for path in folder.glob("*.pt") if path.is_file()]
+    found = filter(None, map(_describe, folder.glob("*.pt")))
     return sorted(found, key=lambda f: (order[f.kind], -(f.step or 0), f.path.name))
 
 
@@ -130,9 +131,15 @@ def other_checkpoints(path: Path) -> str:
     return f"Others in {path.parent}: {', '.join(others[:6])}"
 
 
-def _describe(path: Path) -> CheckpointFile:
+def _describe(path: Path) -> CheckpointFile | None:
+    """What can be told without opening the file; None if it is no file, or gone by now."""
     match = _STEP_NAME.fullmatch(path.name)
     kind = {LATEST: "latest", BEST: "best"}.get(path.name, "step" if match else "other")
-    status = path.stat()
+    try:
+        status = path.stat()
+    except FileNotFoundError:  # pruned by a run since it was listed
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
     step = int(match[1]) if match else None
     return CheckpointFile(path, kind, step, status.st_mtime, status.st_size)

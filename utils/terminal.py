@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import IO, Self
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from utils.errors import UsageError
 
 PLAIN_INTERVAL_SECONDS = 5.0
+RATE_LINES = 12  # a rate on plain lines is that of the last minute
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline
 _CODES = {
     "bold": "1",
@@ -110,7 +112,8 @@ class Progress:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.initial = initial
         self.note = ""
-        self.start_seconds = self.last_line_seconds = time.monotonic()
+        # (seconds, done) at the start and at each line since: rates are of the last of these.
+        self.marks = deque([(time.monotonic(), initial)], maxlen=RATE_LINES)
         self.bar: tqdm | None = None
         if sys.stderr.isatty():
             self.bar = tqdm(
@@ -133,17 +136,19 @@ class Progress:
             if note:
                 self.bar.set_postfix_str(note, refresh=False)
             self.bar.update(count)
-        elif time.monotonic() - self.last_line_seconds >= PLAIN_INTERVAL_SECONDS:
-            self.last_line_seconds = time.monotonic()
+        elif time.monotonic() - self.marks[-1][0] >= PLAIN_INTERVAL_SECONDS:
             say(self.line())
+            self.marks.append((time.monotonic(), self.done))
 
     def line(self) -> str:
         """The state as one plain line."""
-        elapsed = time.monotonic() - self.start_seconds
-        rate = (self.done - self.initial) / max(elapsed, 1e-9)
+        since_seconds, since_done = self.marks[0]
+        rate = (self.done - since_done) / max(time.monotonic() - since_seconds, 1e-9)
         parts = [f"{self.label}: {self._amount(self.done)}"]
         if self.total:
-            parts[0] += f" of {self._amount(self.total)} ({self.done / self.total:.0%})"
+            done, _, _ = self._amount(self.done).partition(" ")
+            share = self.done / self.total
+            parts = [f"{self.label}: {done} of {self._amount(self.total)} ({share:.0%})"]
         parts.append(f"{self._amount(rate)}/s")
         if self.total and rate > 0:
             parts.append(f"{format_seconds(max(self.total - self.done, 0) / rate)} left")

@@ -1,0 +1,94 @@
+"""Zip files, such as torch.save writes, that carry the SHA-256 of all their bytes.
+
+torch.load does not notice a flipped bit. The digest stands in the comment that ends a zip file, so
+every reader of the format ignores it.
+"""
+
+import hashlib
+import os
+import zipfile
+from typing import IO, Any
+
+_MAGIC = b"\nllm-training-pipeline sha256 "
+TRAILER_BYTES = len(_MAGIC) + 64  # behind the comment's length, which takes 2
+_READ_BYTES = 1 << 20
+_NO_ARCHIVE = "it is cut off, or no checkpoint at all"
+
+
+class NotWholeError(Exception):
+    """What is wrong with a file's bytes, as the end of a sentence."""
+
+
+class SealingWriter:
+    """Passes bytes on to a file, and ends the zip archive with their SHA-256 as its comment.
+
+    A zip file ends with the comment's length (2 bytes, zero in torch's) and the comment, so all
+    but those last 2 bytes are hashed.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.held = b""
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        try:
+            self.file.write(view)
+        except OSError as error:
+            self.error = error
+            raise
+        if len(view) < 2:
+            tail = self.held + bytes(view)
+            self.digest.update(tail[:-2])
+            self.held = tail[-2:]
+        else:
+            self.digest.update(self.held)
+            self.digest.update(view[:-2])
+            self.held = bytes(view[-2:])
+        return len(view)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def finish(self) -> None:
+        assert self.held == b"\0\0", "torch.save ended its archive with a comment of its own"
+        self.file.seek(-2, os.SEEK_END)
+        self.file.write(TRAILER_BYTES.to_bytes(2, "little") + _MAGIC)
+        self.file.write(self.digest.hexdigest().encode())
+
+
+def verify(file: IO[bytes]) -> bool:
+    """Check every byte of a zip file: against its seal, or against the zip's own sums without one.
+
+    Returns whether it had a seal. Raises NotWholeError.
+    """
+    size = os.fstat(file.fileno()).st_size
+    file.seek(max(0, size - TRAILER_BYTES - 2))
+    ending = file.read()
+    file.seek(0)
+    if ending[2:].startswith(_MAGIC):
+        hashed, left = hashlib.sha256(), size - len(ending)
+        while left and (block := file.read(min(_READ_BYTES, left))):
+            hashed.update(block)
+            left -= len(block)
+        expected = TRAILER_BYTES.to_bytes(2, "little") + _MAGIC + hashed.hexdigest().encode()
+        if ending != expected:
+            raise NotWholeError("its bytes do not match its checksum")
+        return True
+    if not zipfile.is_zipfile(file):
+        raise NotWholeError(_NO_ARCHIVE)
+    with zipfile.ZipFile(file) as archive:
+        broken = archive.testzip()
+    if broken:
+        raise NotWholeError(f"{broken} in it does not match its checksum")
+    return False
+
+
+def has_seal(file: IO[bytes]) -> bool:
+    """Whether a file bears a seal, unchecked; NotWholeError if its end is not a zip file's."""
+    if not zipfile.is_zipfile(file):
+        raise NotWholeError(_NO_ARCHIVE)
+    file.seek(max(0, os.fstat(file.fileno()).st_size - TRAILER_BYTES))
+    return file.read().startswith(_MAGIC)
