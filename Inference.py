@@ -15,8 +15,7 @@ import torch
 
 from model import LanguageModel, inference_dtype, load_for_inference
 from tokenizer import CodeLlamaTokenizer
-from utils.checkpoint import Checkpoint, CheckpointSummary, summarise_checkpoint
-from utils.checkpoint_menu import (
+from utils.chat.checkpoint_menu import (
     all_usable,
     choose_checkpoints,
     choose_mode,
@@ -25,27 +24,8 @@ from utils.checkpoint_menu import (
     problem_of,
     say_memory,
 )
-from utils.cli import config_from, run_script, script_parser
-from utils.completion import STANDARD_INPUT, Completion, complete, encode_prompt, read_prompt
-from utils.completion_report import (
-    Result,
-    emit_json,
-    run_quietly,
-    run_shown,
-    say_statistics,
-    say_summary,
-)
-from utils.config import Config
-from utils.device import (
-    choose_device,
-    describe_device,
-    memory_errors,
-    release_memory,
-)
-from utils.errors import CheckpointError, ConfigError, PipelineError, UsageError
-from utils.files import sha256_of
-from utils.generation import Sampling, generate
-from utils.menus import (
+from utils.chat.completion import STANDARD_INPUT, Completion, complete, encode_prompt, read_prompt
+from utils.chat.menus import (
     ALL,
     PARAMETERS,
     QUIT,
@@ -56,6 +36,26 @@ from utils.menus import (
     remember,
     use_history,
 )
+from utils.chat.report import (
+    Result,
+    emit_json,
+    run_quietly,
+    run_shown,
+    say_statistics,
+    say_summary,
+)
+from utils.checkpoint import Checkpoint, CheckpointSummary, summarise_checkpoint
+from utils.cli import config_from, run_script, script_parser
+from utils.config import Config
+from utils.device import (
+    choose_device,
+    describe_device,
+    memory_errors,
+    release_memory,
+)
+from utils.errors import CheckpointError, ConfigError, PipelineError, UsageError
+from utils.files import sha256_of
+from utils.generation import Sampling, generate
 from utils.runs import find_checkpoint, find_in_run, find_run
 from utils.terminal import emit, is_interactive, printable, say, say_error, warn
 from utils.tokenizer_files import TOKENIZER_FILE

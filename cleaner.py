@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from utils.articles import CleanerSettings, read_marker, stem_of, text_files, text_path_of
-from utils.cleaning_pool import clean_files
+from utils.cleaning.file_cleaner import reason_to_clean
+from utils.cleaning.pool import clean_files
+from utils.cleaning.raw_files import RawFile, find_raw_files
 from utils.cli import config_from, run_script, script_parser
 from utils.config import Config
-from utils.file_cleaner import reason_to_clean
 from utils.files import format_bytes, sole_writer
-from utils.raw_files import RawFile, find_raw_files
 from utils.terminal import format_seconds, say, warn
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.config import Config, load_config
+from utils.config import Config
+from utils.config_file import load_config
 from utils.device import choose_device
 from utils.errors import DatasetError, DeviceError
 from utils.files import format_bytes
@@ -73,11 +74,9 @@ class WindowSampler(Sampler[Tensor]):
     epoch; `set_position` goes anywhere.
     """
 
-    def __init__(
-        self, size: int, batch_size: int, shuffle: bool, seed: int, device: torch.device
-    ) -> None:
-        self.size, self.batch_size = size, batch_size
-        self.shuffle, self.seed, self.device = shuffle, seed, device
+    def __init__(self, dataset: WindowDataset, batch_size: int, shuffle: bool, seed: int) -> None:
+        self.size, self.device = len(dataset), dataset.starts.device
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch = self.first_batch = 0
 
     def set_position(self, epoch: int, batch: int) -> None:
@@ -154,8 +153,9 @@ def create_simple_train_val_dataloaders(
 
     Unset values are the configuration's. `test_mode` takes the small dataset that
     `dataset_prep.py --test` makes. `device` is where training happens, the GPU by default; the
-    validation batches stay on the CPU, pinned where there is a GPU. Raises DatasetError for data
-    that is incomplete, damaged or made for another vocabulary, DeviceError if it does not fit.
+    validation batches stay on the CPU, pinned where there is a GPU, always in the same order.
+    Raises DatasetError for data that is incomplete, damaged or made for another vocabulary,
+    DeviceError if it does not fit.
     """
     config = config if isinstance(config, Config) else load_config(config)
     device = device if isinstance(device, torch.device) else choose_device(device)
@@ -172,13 +172,16 @@ def create_simple_train_val_dataloaders(
         dataset_dir, metadata, val_split or config.dataloader.val_split, seed
     )
     _check_sizes(train, val, batch_size, dataset_dir)
+    train_set = _join(streams, train, metadata.window, train_device)
+    val_set = _join(streams, val, metadata.window, torch.device("cpu"))
+    # In one random order for good, so that the first batches alone are a fair sample.
+    order = torch.randperm(val.windows, generator=torch.Generator().manual_seed(seed))
+    val_set.starts = val_set.starts[order]
     workers = config.dataloader.num_workers
-    train_loader = _loader(
-        streams, train, metadata.window, batch_size, shuffle_train, seed, train_device, workers
+    train_loader = WindowLoader(
+        train_set, WindowSampler(train_set, batch_size, shuffle_train, seed), workers
     )
-    val_loader = _loader(
-        streams, val, metadata.window, batch_size, False, seed, torch.device("cpu"), workers
-    )
+    val_loader = WindowLoader(val_set, WindowSampler(val_set, batch_size, False, seed), workers)
     info = DatasetInfo(
         train_size=train.windows,
         val_size=val.windows,
@@ -222,17 +225,8 @@ def _read_and_split(
     return streams, (side({stem: ~chosen for stem, chosen in is_val.items()}), side(is_val))
 
 
-def _loader(
-    streams: list[Tensor],
-    side: _Side,
-    window: int,
-    batch_size: int,
-    shuffle: bool,
-    seed: int,
-    device: torch.device,
-    workers: int,
-) -> WindowLoader:
-    """Join one side's stretches on `device`, and load batches from them."""
+def _join(streams: list[Tensor], side: _Side, window: int, device: torch.device) -> WindowDataset:
+    """One side's stretches of all files, end to end on `device`."""
     joined = torch.empty(side.tokens, dtype=torch.uint16, device=device)
     starts, end = [], 0
     for stream, spans in zip(streams, side.spans, strict=True):
@@ -240,9 +234,7 @@ def _loader(
         for begin, finish in zip(spans.begins.tolist(), spans.ends.tolist(), strict=True):
             joined[end : end + finish - begin] = stream[begin:finish].to(device)
             end += finish - begin
-    dataset = WindowDataset(joined, torch.from_numpy(np.concatenate(starts)).to(device), window)
-    sampler = WindowSampler(side.windows, batch_size, shuffle, seed, device)
-    return WindowLoader(dataset, sampler, workers)
+    return WindowDataset(joined, torch.from_numpy(np.concatenate(starts)).to(device), window)
 
 
 def _check_fits_model(metadata: DatasetMetadata, dataset_dir: Path, config: Config) -> None:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.checkpoint import Checkpoint, load_checkpoint, load_weights
-from utils.config import Config, ModelConfig, load_config
+from utils.config import Config, ModelConfig
+from utils.config_file import load_config
 from utils.errors import UsageError
 from utils.generation import KeyValueCache, Sampling, generate
 

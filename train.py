@@ -27,7 +27,7 @@ from utils.errors import DatasetError, Interrupted, TrainingError, UsageError
 from utils.files import sole_writer
 from utils.interrupts import InterruptGuard
 from utils.logging_utils import DualLogger
-from utils.metrics import MetricsTracker, perplexity
+from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS, MetricsTracker, perplexity
 from utils.optimizer import build_optimizer
 from utils.resume import check_resumable
 from utils.runs import (
@@ -195,7 +195,7 @@ class Trainer:
     def _note(self) -> str:
         """What the progress line says behind steps and time."""
         summary = self.metrics.summary()
-        note = f"loss {summary['train/loss']:.3f}"
+        note = f"loss {summary[TRAIN_LOSS]:.3f}"
         if self.position.validation_loss is not None:
             note += f", val {self.position.validation_loss:.3f}"
         note += f", {summary['perf/tokens_per_second'] / 1e3:.1f}k tokens/s"
@@ -220,7 +220,7 @@ class Trainer:
         is_best = self.metrics.record_validation(loss, step)
         self.position.validated_step, self.position.validation_loss = step, loss
         self.has_changed = True
-        self.logger.log_scalars(step, {"val/loss": loss, "val/perplexity": perplexity(loss)})
+        self.logger.log_scalars(step, {VALIDATION_LOSS: loss, "val/perplexity": perplexity(loss)})
         say(
             f"step {step:,}: validation loss {loss:.4f}, perplexity {perplexity(loss):,.1f}"
             f"{' (best so far)' if is_best else ''}, {format_seconds(time.perf_counter() - began)}",

@@ -11,7 +11,8 @@ from utils.articles import (
     text_path_of,
     write_marker,
 )
-from utils.config import Config, parse_config
+from utils.config import Config
+from utils.config_file import parse_config
 from utils.files import atomic_write
 
 VOCABULARY = 600

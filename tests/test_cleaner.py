@@ -16,7 +16,6 @@ import pytest
 
 import cleaner
 from tests.conftest import REPOSITORY
-from utils import file_cleaner
 from utils.articles import (
     CleanerSettings,
     cleaned_files,
@@ -26,9 +25,10 @@ from utils.articles import (
     stem_of,
     text_path_of,
 )
+from utils.cleaning import file_cleaner
+from utils.cleaning.raw_files import find_raw_files
 from utils.errors import BusyError, DataError
 from utils.files import sha256_of, sole_writer
-from utils.raw_files import find_raw_files
 
 SETTINGS = CleanerSettings(min_characters=20, max_bad_share=0.01, limit_articles=None)
 

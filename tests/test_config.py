@@ -11,14 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from utils.cli import config_from, script_parser
-from utils.config import (
-    DEFAULT_CONFIG_PATH,
-    Config,
-    all_keys,
-    load_config,
-    nearest_key,
-    parse_config,
-)
+from utils.config import Config, all_keys
 from utils.config_docs import (
     README_PATH,
     SCHEMA_PATH,
@@ -28,6 +21,7 @@ from utils.config_docs import (
     schema_text,
     with_table,
 )
+from utils.config_file import DEFAULT_CONFIG_PATH, load_config, nearest_key, parse_config
 from utils.errors import ConfigError
 
 # The configuration of the user's specification, without its comments.

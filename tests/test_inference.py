@@ -23,10 +23,11 @@ from model import LanguageModel, load_for_inference
 from tests.conftest import REPOSITORY
 from tests.workspaces import Workspace, describe
 from tokenizer import CodeLlamaTokenizer
-from utils import checkpoint_menu, menus
+from utils.chat import checkpoint_menu, menus
+from utils.chat.completion import TextStream, complete
+from utils.chat.menus import Quit, parse_number, parse_numbers, with_parameter
+from utils.chat.report import emit_text
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, summarise_checkpoint
-from utils.completion import TextStream, complete
-from utils.completion_report import emit_text
 from utils.device import choose_device, free_memory_bytes
 from utils.errors import (
     CheckpointError,
@@ -36,7 +37,6 @@ from utils.errors import (
     UsageError,
 )
 from utils.generation import KeyValueCache, Sampling
-from utils.menus import Quit, parse_number, parse_numbers, with_parameter
 from utils.runs import BEST, LATEST, step_name
 from utils.terminal import printable
 
@@ -566,7 +566,7 @@ def test_ctrl_c_ends_answers_to_given_prompts(
         yield torch.tensor([5])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.completion.generate", interrupted)
+    monkeypatch.setattr("utils.chat.completion.generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         infer("--run", OLD_RUN, "--prompt", "A", "--prompt", "B")
 

@@ -15,7 +15,7 @@ from model import IGNORED_LABEL, LanguageModel, create_model, logits_and_loss, m
 from tests.conftest import REPOSITORY
 from tests.tiny import tiny_config, tiny_model
 from utils.checkpoint import Checkpoint
-from utils.config import load_config
+from utils.config_file import load_config
 from utils.errors import CheckpointError, UsageError
 from utils.optimizer import build_optimizer
 

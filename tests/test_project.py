@@ -49,8 +49,8 @@ def git_files() -> list[Path]:
 @cache
 def python_files() -> dict[Path, ast.Module]:
     """Our own Python files, parsed; paths relative to the repository."""
-    folders = ["", "utils", "demo", "bench", "tests"]
-    paths = [path for folder in folders for path in sorted((REPOSITORY / folder).glob("*.py"))]
+    patterns = ["*.py", "utils/**/*.py", "demo/*.py", "bench/*.py", "tests/*.py"]
+    paths = [path for pattern in patterns for path in sorted(REPOSITORY.glob(pattern))]
     return {
         path.relative_to(REPOSITORY): ast.parse(path.read_text(encoding="utf-8")) for path in paths
     }

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from utils import raw_files
+from utils.cleaning import raw_files
+from utils.cleaning.raw_files import RawFile, RawReader, find_raw_files
 from utils.errors import DataError
-from utils.raw_files import RawFile, RawReader, find_raw_files
 
 LINES = [b'{"n": %d, "text": "%s"}\n' % (n, b"word " * (n % 50)) for n in range(5_000)]
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.text_rules import (
+from utils.cleaning.text_rules import (
     CLEANER_VERSION,
     CODE,
     HEADING,

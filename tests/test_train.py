@@ -20,7 +20,7 @@ import train
 from tests.conftest import REPOSITORY
 from tests.workspaces import Workspace, WorkspaceMaker
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from utils.config import load_config
+from utils.config_file import load_config
 from utils.errors import (
     BusyError,
     CheckpointError,

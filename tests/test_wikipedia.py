@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from utils import wikipedia
-from utils.raw_files import BYTE_ORDER_MARK
-from utils.text_rules import CODE, HEADING
-from utils.wikipedia import Article, BadLine, Dropped, read_record
+from utils.cleaning import wikipedia
+from utils.cleaning.raw_files import BYTE_ORDER_MARK
+from utils.cleaning.text_rules import CODE, HEADING
+from utils.cleaning.wikipedia import Article, BadLine, Dropped, read_record
 
 Json = dict[str, Any]
 

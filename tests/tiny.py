@@ -7,7 +7,8 @@ import torch
 
 from model import LanguageModel
 from utils.checkpoint import Checkpoint
-from utils.config import Config, parse_config
+from utils.config import Config
+from utils.config_file import parse_config
 from utils.device import rng_state
 
 TINY_MODEL = {

@@ -13,7 +13,8 @@ import dataset_prep
 import tokenizer
 from dataloader import create_simple_train_val_dataloaders
 from demo import train_tokenizer
-from utils.config import Config, load_config
+from utils.config import Config
+from utils.config_file import load_config
 
 ARTICLES = 20
 STEPS_PER_EPOCH = 6

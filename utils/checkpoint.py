@@ -5,6 +5,7 @@ never runs code (`weights_only=True`), so it holds only tensors and plain values
 programs load as bare weights.
 """
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from utils.config import Config, parse_config
+from utils.config import Config
+from utils.config_file import parse_config
 from utils.environment import git_commit, versions
 from utils.errors import CheckpointError
 from utils.files import TEMPORARY_SUFFIX, atomic_write, copy_file, format_bytes, sync_folder
@@ -24,6 +26,7 @@ from utils.sealing import NotWholeError, SealingWriter, has_seal, verify
 
 FORMAT_VERSION = 1
 COMPILED_PREFIX = "_orig_mod."
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # exFAT, some network disks
 _LEGACY_WEIGHTS = ("model_state_dict", "model", "state_dict")
 
 
@@ -235,7 +238,9 @@ def _link(source: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
-    except OSError:  # exFAT and some network disks have no hard links
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
         copy_file(source, target)
         return
     temporary.replace(target)

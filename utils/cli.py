@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from utils.config import DEFAULT_CONFIG_PATH, Config, load_config
+from utils.config import Config
+from utils.config_file import DEFAULT_CONFIG_PATH, load_config
 from utils.errors import PipelineError
 from utils.terminal import say, say_error
 

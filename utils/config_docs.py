@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from utils.cli import run_script, script_parser
-from utils.config import DEFAULT_CONFIG_PATH, Config
+from utils.config import Config
+from utils.config_file import DEFAULT_CONFIG_PATH
 from utils.errors import ConfigError
 from utils.files import atomic_write
 from utils.terminal import say

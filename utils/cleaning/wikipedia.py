@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from utils import wikipedia_names as names
-from utils.raw_files import BYTE_ORDER_MARK, MAX_LINE_BYTES
-from utils.text_rules import CODE, HEADING, without_marks
+from utils.cleaning import wikipedia_names as names
+from utils.cleaning.raw_files import BYTE_ORDER_MARK, MAX_LINE_BYTES
+from utils.cleaning.text_rules import CODE, HEADING, without_marks
 
 _LEAD_NAME = "abstract"
 _NOT_TEXT = frozenset({"image", "gallery", "table", "infobox"})

@@ -12,8 +12,8 @@ that begin with two spaces, a tab, Python's prompt or the border of a drawn tabl
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from utils import prose_rules as prose
-from utils import unicode_rules as characters
+from utils.cleaning import prose_rules as prose
+from utils.cleaning import unicode_rules as characters
 
 CLEANER_VERSION = 1  # raise it with any change of the text that cleaner.py writes
 

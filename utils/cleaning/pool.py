@@ -14,9 +14,9 @@ from types import FrameType
 from typing import Any
 
 from utils.articles import CleanerSettings
+from utils.cleaning.file_cleaner import CleanedFile, clean_file
+from utils.cleaning.raw_files import RawFile
 from utils.errors import DataError, Interrupted
-from utils.file_cleaner import CleanedFile, clean_file
-from utils.raw_files import RawFile
 from utils.terminal import Progress, say, warn
 
 POLL_SECONDS = 0.2

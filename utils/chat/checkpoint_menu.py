@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
+from utils.chat.menus import ALL, aligned, ask_choice, ask_until, parse_number, parse_numbers
 from utils.checkpoint import CheckpointSummary, summarise_checkpoint
 from utils.config import Config
 from utils.device import free_memory_bytes
 from utils.errors import CheckpointError, PipelineError, UsageError
 from utils.files import format_bytes
-from utils.menus import ALL, aligned, ask_choice, ask_until, parse_number, parse_numbers
 from utils.runs import CheckpointFile, Run, list_runs
 from utils.terminal import printable, say, warn
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.completion import Completion
+from utils.chat.completion import Completion
+from utils.chat.menus import aligned
 from utils.generation import Sampling
-from utils.menus import aligned
 from utils.terminal import Progress, emit, printable, say, style
 
 # Generates, calling its argument after each token with the text that it adds to the first sample.

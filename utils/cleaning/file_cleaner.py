@@ -16,11 +16,11 @@ from utils.articles import (
     text_path_of,
     write_marker,
 )
+from utils.cleaning.raw_files import RawFile, RawReader
+from utils.cleaning.text_rules import CLEANER_VERSION, clean, clean_title
+from utils.cleaning.wikipedia import Article, BadLine, Dropped, read_record
 from utils.errors import DataError
 from utils.files import atomic_write, sha256_of
-from utils.raw_files import RawFile, RawReader
-from utils.text_rules import CLEANER_VERSION, clean, clean_title
-from utils.wikipedia import Article, BadLine, Dropped, read_record
 
 REPORT_BYTES = 1 << 20  # between two calls of `report`
 _HOPELESS_LINES = 1_000  # bad ones, and not one good: another format, so do not read it to its end

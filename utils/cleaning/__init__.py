@@ -1,0 +1,1 @@
+"""How raw dumps become clean text: formats, records, rules, and the processes that apply them."""
