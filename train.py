@@ -124,7 +124,7 @@ class Trainer:
         resumed_step = self.position.step if is_resumed else None
         logger = DualLogger(self.config.paths.log_dir, run_name, resumed_step)
         progress = Progress("Training", self.total_steps, "steps", initial=self.position.step)
-        with InterruptGuard() as guard, closing(logger), progress:
+        with InterruptGuard("saving after this step") as guard, closing(logger), progress:
             self.guard, self.logger, self.progress = guard, logger, progress
             logger.log_config(self.config)
             batches = self._batches()

@@ -16,7 +16,7 @@ WORK = """
     import time
     from utils.interrupts import InterruptGuard
 
-    with InterruptGuard() as guard:
+    with InterruptGuard("saving") as guard:
         print("ready", flush=True)
         while guard.received is None:
             time.sleep(0.005)
@@ -31,19 +31,19 @@ def test_a_signal_is_noted_and_the_old_handlers_return_at_the_end(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = [signal.getsignal(kind) for kind in InterruptGuard.SIGNALS]
-    with InterruptGuard() as guard:
+    with InterruptGuard("saving") as guard:
         assert [signal.getsignal(kind) for kind in InterruptGuard.SIGNALS] != before
         os.kill(os.getpid(), number)
         assert guard.received == number
     assert [signal.getsignal(kind) for kind in InterruptGuard.SIGNALS] == before
     captured = capfd.readouterr()
-    assert f"{number.name}: saving after this step (again: quit at once" in captured.err
+    assert f"{number.name}: saving (again: quit at once)" in captured.err
     assert captured.out == ""
 
 
 def test_one_interrupt_that_arrives_twice_is_one() -> None:
     """The terminal tells every process of a group, and a parent may pass the same on."""
-    with InterruptGuard() as guard:
+    with InterruptGuard("saving") as guard:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         assert guard.received == signal.SIGINT
@@ -51,7 +51,7 @@ def test_one_interrupt_that_arrives_twice_is_one() -> None:
 
 def test_without_a_signal_the_old_handlers_return_at_the_end() -> None:
     before = [signal.getsignal(kind) for kind in InterruptGuard.SIGNALS]
-    guard = InterruptGuard()
+    guard = InterruptGuard("saving")
     with pytest.raises(ZeroDivisionError), guard:
         _ = 1 / 0
     assert guard.received is None
@@ -77,4 +77,4 @@ def test_a_second_signal_ends_the_process(first: signal.Signals, second: signal.
         out, err = process.communicate(timeout=20)
     assert process.returncode == -second
     assert "saved" not in out
-    assert err.startswith(f"\n{first.name}: saving after this step")
+    assert err.startswith(f"\n{first.name}: saving")

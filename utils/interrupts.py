@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM during training: the first asks for a save, a second quits at once."""
+"""Ctrl-C and SIGTERM during work that can be lost: the first asks to finish, a second quits."""
 
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -14,13 +15,14 @@ SAME_SIGNAL_SECONDS = 0.5
 class InterruptGuard:
     """While entered, notes SIGINT and SIGTERM instead of dying; `received` is the signal or None.
 
-    A second signal does what it did before we came, which ends the process (files are written
+    `notice` tells the person what happens now, such as "saving after this step". A second signal does what it did before we came, which ends the process (files are written
     atomically, so nothing is torn).
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self) -> None:
+    def __init__(self, notice: str) -> None:
+        self.notice = notice
         self.received: int | None = None
         self._received_seconds = 0.0
         self._previous: dict[int, Any] = {}
@@ -42,9 +44,11 @@ class InterruptGuard:
             self.received = number
             self._received_seconds = time.monotonic()
             name = signal.Signals(number).name
-            # Python's own streams must not be entered again from inside a signal handler.
-            message = f"\n{name}: saving after this step (again: quit at once without saving)\n"
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
+            message = f"\n{name}: {self.notice} (again: quit at once)\n"
+            # Not through Python's own streams, which must not be entered again from a handler;
+            # and what reads our messages may have been ended by the same Ctrl-C.
+            with suppress(OSError):
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, message.encode())
         elif time.monotonic() - self._received_seconds > SAME_SIGNAL_SECONDS:
             self._restore()
             os.kill(os.getpid(), number)
