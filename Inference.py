@@ -6,6 +6,7 @@ prompt. Each question has a flag. Text goes to stdout, everything else to stderr
 
 import argparse
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -122,8 +123,12 @@ def chat(args: argparse.Namespace, settings: Settings) -> None:
 
 def answer_all(paths: Sequence[Path], prompts: Sequence[str], settings: Settings) -> None:
     """Answer the prompts, or the one on standard input, each by all models. Ctrl-C ends it."""
+    if not prompts:
+        if sys.stdin.isatty():
+            raise UsageError("there is no prompt", "Give --prompt TEXT, --prompt-file or a pipe.")
+        prompts = [read_prompt(STANDARD_INPUT)]
     models = load_models(paths, settings, None)
-    for number, prompt in enumerate(prompts or [read_prompt(STANDARD_INPUT)]):
+    for number, prompt in enumerate(prompts):
         if number and not settings.as_json:
             emit()
         if not answer(models, prompt, settings.sampling, settings):

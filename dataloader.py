@@ -4,6 +4,7 @@ The tokens of a dataset lie in memory once, as uint16. Windows are a strided vie
 batch is one gather; only the batch is int64.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from utils.config import Config
-from utils.config_file import load_config
-from utils.device import choose_device
+from utils.config_file import load_config, override
+from utils.device import choose_device, free_memory_bytes
 from utils.errors import DatasetError, DeviceError
 from utils.files import format_bytes
+from utils.interrupts import InterruptGuard
 from utils.split import BoolArray, Spans, compact, held_out, select_windows
 from utils.terminal import Progress, say
 from utils.token_files import DatasetMetadata, read_metadata, read_stream
@@ -109,6 +111,7 @@ class WindowLoader(DataLoader[Tensor]):
         super().__init__(
             dataset,
             batch_sampler=sampler,  # type: ignore[arg-type]
+            worker_init_fn=_leave_signals_to_the_parent,
             collate_fn=_whole_batch,  # type: ignore[arg-type]
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -158,18 +161,23 @@ def create_simple_train_val_dataloaders(
     DeviceError if it does not fit.
     """
     config = config if isinstance(config, Config) else load_config(config)
+    given = {
+        "training.batch_size": batch_size,
+        "dataloader.val_split": val_split,
+        "dataloader.seed": seed,
+    }
+    config = override(config, {key: value for key, value in given.items() if value is not None})
+    batch_size, seed = config.training.batch_size, config.dataloader.seed
     device = device if isinstance(device, torch.device) else choose_device(device)
     train_device = device if config.dataloader.train_device == "cuda" else torch.device("cpu")
     dataset_dir = config.paths.test_dataset_dir if test_mode else config.paths.dataset_dir
-    batch_size = batch_size or config.training.batch_size
-    seed = config.dataloader.seed if seed is None else seed
     metadata = read_metadata(dataset_dir)
     _check_fits_model(metadata, dataset_dir, config)
     if verbose:
         say(f"Dataset {dataset_dir}: {metadata.tokens:,} tokens in {len(metadata.files)} file(s)")
     _check_memory(metadata, train_device)
     streams, (train, val) = _read_and_split(
-        dataset_dir, metadata, val_split or config.dataloader.val_split, seed
+        dataset_dir, metadata, config.dataloader.val_split, seed
     )
     _check_sizes(train, val, batch_size, dataset_dir)
     train_set = _join(streams, train, metadata.window, train_device)
@@ -257,8 +265,8 @@ def _check_memory(metadata: DatasetMetadata, device: torch.device) -> None:
     if device.type != "cuda":
         return
     needed = metadata.tokens * TOKEN_BYTES + metadata.windows * 8
-    free, _ = torch.cuda.mem_get_info(device)
-    if needed > free:
+    free = free_memory_bytes(device)
+    if free is not None and needed > free:
         raise DeviceError(
             f"the training tokens need {format_bytes(needed)} of GPU memory, but only"
             f" {format_bytes(free)} of {device} are free",
@@ -289,6 +297,12 @@ def _report(info: DatasetInfo) -> None:
 
 def _widen(window_bits: Tensor) -> Tensor:
     return window_bits.long() & 0xFFFF
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Ctrl-C and SIGTERM reach a whole process group; training still needs batches to save."""
+    for number in InterruptGuard.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _whole_batch(batch: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,12 +25,13 @@ from utils.cli import config_from, run_script, script_parser, shared_options
 from utils.config import Config
 from utils.device import autocast, choose_device, describe_device, seed_everything
 from utils.errors import DatasetError, Interrupted, TrainingError, UsageError
+from utils.evaluation import continuations, mean_loss
 from utils.files import sole_writer
 from utils.interrupts import InterruptGuard
-from utils.logging_utils import DualLogger
+from utils.logging_utils import DualLogger, is_logged, metrics_path, tensorboard_dir
 from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS, MetricsTracker, perplexity
 from utils.optimizer import build_optimizer
-from utils.resume import check_resumable
+from utils.resume import check_resumable, is_outrun
 from utils.runs import (
     BEST,
     LATEST,
@@ -39,7 +41,7 @@ from utils.runs import (
     step_name,
 )
 from utils.scheduler import Scheduler
-from utils.terminal import Progress, format_seconds, say, warn
+from utils.terminal import Progress, format_seconds, printable, say, warn
 from utils.training_state import Position, TrainingState
 
 
@@ -214,7 +216,14 @@ class Trainer:
         if not is_due or self.position.validated_step == step:
             return False
         began = time.perf_counter()
-        loss = self._validation_loss()
+        loss = mean_loss(
+            self.model,
+            itertools.islice(self.val_loader, self.settings.max_validation_batches),
+            self.device,
+            self.settings.precision,
+            self.settings.batch_size,
+            should_stop=lambda: self.guard.received is not None,
+        )
         if loss is None:
             return False
         is_best = self.metrics.record_validation(loss, step)
@@ -231,43 +240,21 @@ class Trainer:
         self.metrics.start_clock()
         return is_best
 
-    @torch.no_grad()
-    def _validation_loss(self) -> float | None:
-        """Mean loss a token over the validation windows; None if a signal came meanwhile."""
-        self.model.eval()
-        total, rows = torch.zeros((), dtype=torch.float64, device=self.device), 0
-        for batch in itertools.islice(self.val_loader, self.settings.max_validation_batches):
-            if self.guard.received:
-                break
-            batch = batch.to(self.device, non_blocking=True)
-            is_whole = len(batch) == self.settings.batch_size
-            # A last, smaller batch is not worth compiling the model for its shape.
-            with (
-                torch.compiler.set_stance("default" if is_whole else "force_eager"),
-                autocast(self.device, self.settings.precision),
-            ):
-                total += self.model(batch, labels=batch)["loss"].double() * len(batch)
-            rows += len(batch)
-        self.model.train()
-        return None if self.guard.received else (total / rows).item()
-
     def _sample(self) -> None:
         """Show and log what the model makes of the sample prompts; no training state moves."""
-        ids = self.config.tokenizer
-        for number, prompt in enumerate(self.settings.sample_prompts):
-            prompt_ids = torch.tensor(
-                [[ids.bos_token_id, *self.tokenizer.encode(prompt)]], device=self.device
-            )
-            with (
-                torch.compiler.set_stance("force_eager"),
-                autocast(self.device, self.settings.precision),
-            ):
-                generated = self.model.generate(
-                    prompt_ids, max_length=self.settings.sample_tokens, seed=self.settings.seed
-                )
-            text = self.tokenizer.decode(generated[0].tolist())
-            self.logger.log_text(self.position.step, f"samples/{number + 1}", text)
-            say(f"  | {' '.join(text.split())}", "dim")
+        settings = self.settings
+        generate = partial(
+            self.model.generate, max_length=settings.sample_tokens, seed=settings.seed
+        )
+        prompts = [
+            [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
+            for prompt in settings.sample_prompts
+        ]
+        texts = continuations(generate, prompts, self.device, settings.precision)
+        for number, ids in enumerate(texts, start=1):
+            text = self.tokenizer.decode(ids)
+            self.logger.log_text(self.position.step, f"samples/{number}", text)
+            say(f"  | {printable(' '.join(text.split()))}", "dim")
 
     def _save_if_due(self, is_best: bool) -> None:
         """Save after a validation, and at every step that is to keep a file of its own."""
@@ -293,11 +280,12 @@ class Trainer:
         if not self.has_changed:
             return
         self.logger.flush()
-        names = [self.run_folder / name for name in also_as]
+        # Latest last: should we die in between, the run is resumed before it and comes here again.
+        first, *others = [self.run_folder / name for name in (*also_as, LATEST)]
         snapshot = self.state.snapshot(
             self.config, self.tokenizer.sha256, self.info["dataset_fingerprint"], self.run_name
         )
-        save_checkpoint(snapshot, self.run_folder / LATEST, names)
+        save_checkpoint(snapshot, first, others)
         prune_step_checkpoints(self.run_folder, self.settings.keep_step_checkpoints)
         self.has_changed = False
         self.metrics.start_clock()
@@ -316,29 +304,39 @@ def main(arguments: Sequence[str]) -> None:
     args = parser.parse_args(arguments)
     if args.name and not re.fullmatch(r"[\w.-]+", args.name):
         raise UsageError(f"--name {args.name!r} may have only letters, digits, '.', '_' and '-'")
+    if args.name and args.resume:
+        raise UsageError("--name is for a new run; a resumed one keeps its name")
     config = config_from(args, {"training.epochs": 1 if args.test else None})
     device = choose_device(args.device)
     options = shared_options(args) + ["--test"] * args.test
     if args.device:
         options += ["--device", args.device]
     with ExitStack() as stack:
-        checkpoint = None
+        checkpoint = run_folder = None
         if args.resume:
             path = find_checkpoint(args.resume)
-            run_folder = path.parent
-            stack.enter_context(sole_writer(run_folder, "training in"))
+            stack.enter_context(sole_writer(path.parent, "training in"))
             checkpoint = load_checkpoint(path, config)
+            if not is_outrun(checkpoint, path):
+                run_folder = path.parent
         trainer = Trainer(config, device, args.test, checkpoint)
-        if checkpoint is None:
-            run_folder = new_run_folder(config.paths.checkpoint_dir, args.name)
+        is_new = run_folder is None
+        if run_folder is None:
+            has_logs = partial(is_logged, config.paths.log_dir)
+            run_folder = new_run_folder(config.paths.checkpoint_dir, args.name, has_logs)
             stack.enter_context(sole_writer(run_folder, "training in"))
-        run_name = checkpoint.run_name if checkpoint else run_folder.name
-        introduce(trainer, run_folder)
-        trainer.train(run_folder, run_name, checkpoint is not None, options)
-    conclude(trainer, ["--run", run_folder.name, *shared_options(args)])
+        # A flat folder is no run's own, so its checkpoints say which run they are of.
+        is_flat = run_folder == config.paths.checkpoint_dir
+        run_name = checkpoint.run_name if checkpoint and is_flat else run_folder.name
+        log_folder = metrics_path(config.paths.log_dir, run_name).parent
+        stack.enter_context(sole_writer(log_folder, "logging into"))
+        introduce(trainer, run_folder, is_new)
+        trainer.train(run_folder, run_name, not is_new, options)
+    name = run_folder.name if run_folder.parent == config.paths.checkpoint_dir else str(run_folder)
+    conclude(trainer, ["--run", name, *shared_options(args)])
 
 
-def introduce(trainer: Trainer, run_folder: Path) -> None:
+def introduce(trainer: Trainer, run_folder: Path, is_new: bool) -> None:
     """Say what is about to be trained, on what, and where to watch it."""
     settings, position = trainer.settings, trainer.state.position
     tokens_per_step = (
@@ -352,10 +350,17 @@ def introduce(trainer: Trainer, run_folder: Path) -> None:
         f" {trainer.validation_interval:,} steps"
     )
     say(f"Run     {run_folder}")
-    say(f"Watch   tensorboard --logdir {trainer.config.paths.log_dir / 'tensorboard'}")
+    say(f"Watch   tensorboard --logdir {tensorboard_dir(trainer.config.paths.log_dir)}")
+    if settings.warmup_steps >= trainer.total_steps:
+        warn(
+            f"training.warmup_steps is {settings.warmup_steps:,}: the learning rate will not reach"
+            " its peak"
+        )
     if position.step:
         epoch = position.step // trainer.steps_per_epoch + 1
         say(f"Resume  after step {position.step:,}, in epoch {epoch}", "cyan")
+        if is_new:
+            say("        in a new run: the old one has gone further and stays as it is", "cyan")
     if trainer.device.type == "cuda" and settings.compile:
         say("The first step compiles the model, which takes a while.", "dim")
 

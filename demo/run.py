@@ -18,7 +18,7 @@ from demo.plot_loss import PLOT_NAME, newest_run_name, read_curve
 from utils.cli import config_from, run_script, script_parser
 from utils.config import Config
 from utils.errors import PipelineError
-from utils.logging_utils import metrics_path
+from utils.logging_utils import metrics_path, tensorboard_dir
 from utils.metrics import VALIDATION_LOSS
 from utils.terminal import format_seconds, say
 
@@ -133,7 +133,7 @@ def summarise(config: Config, args: argparse.Namespace, seconds: float) -> None:
     curve = read_curve(metrics, VALIDATION_LOSS)
     tensorboard = Path(python()).with_name("tensorboard")
     options = shlex.join(shared_options(args))
-    logs = os.path.relpath(config.paths.log_dir / "tensorboard", REPOSITORY)
+    logs = os.path.relpath(tensorboard_dir(config.paths.log_dir), REPOSITORY)
     say(f"\nThe whole pipeline ran in {format_seconds(seconds)}.", "bold", "green")
     say(f"  validation loss  {curve[0][1]:.2f} at the start, {curve[-1][1]:.2f} at the end")
     say(f"  loss plot        {os.path.relpath(metrics.with_name(PLOT_NAME), REPOSITORY)}")

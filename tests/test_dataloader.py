@@ -18,7 +18,7 @@ from dataloader import (
     create_simple_train_val_dataloaders,
 )
 from tests.workspaces import Workspace, WorkspaceMaker
-from utils.errors import DatasetError, DeviceError
+from utils.errors import ConfigError, DatasetError, DeviceError
 from utils.token_files import read_metadata, read_stream
 
 SPAN_TOKENS = 64
@@ -98,6 +98,7 @@ def test_no_document_and_no_span_is_on_both_sides(prepared_workspace: Workspace,
         {tuple(side[i : i + SPAN_TOKENS]) for i in range(len(side) - SPAN_TOKENS + 1)}
         for side in joined
     ]
+    assert all(spans)
     assert not spans[0] & spans[1]
 
 
@@ -156,6 +157,22 @@ def test_workers_give_the_same_batches(make_workspace: WorkspaceMaker) -> None:
 def rows_of_epoch(loader: WindowLoader) -> list[tuple[int, ...]]:
     loader.set_position(epoch=0, batch=0)
     return rows_of(loader)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"val_split": 0.0}, "dataloader.val_split: input should be greater than 0"),
+        ({"val_split": 1.5}, "dataloader.val_split: input should be less than 1"),
+        ({"batch_size": 0}, "training.batch_size: input should be greater than 0"),
+        ({"seed": -1}, "dataloader.seed: input should be greater than or equal to 0"),
+    ],
+)
+def test_arguments_are_checked_like_the_configuration(
+    prepared_workspace: Workspace, values: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"the given settings has 1 problem:\n.*{problem}"):
+        loaders(prepared_workspace, **values)
 
 
 def test_ids_above_int16_survive() -> None:

@@ -46,10 +46,15 @@ def test_no_gpu_is_an_error_that_names_the_way_out(
     assert choose_device("cpu") == CPU
 
 
-def test_a_gpu_is_chosen_where_there_is_one(set_gpus: Callable[[int], None]) -> None:
+def test_a_gpu_is_chosen_where_there_is_one(
+    set_gpus: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     set_gpus(2)
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert choose_device(None) == choose_device("cuda") == torch.device("cuda")
     assert choose_device("cuda:1") == torch.device("cuda:1")
+    assert current == [torch.device("cuda:1")]
     assert choose_device("cpu") == CPU
     with pytest.raises(DeviceError, match="cuda:2: there are only 2 GPUs"):
         choose_device("cuda:2")

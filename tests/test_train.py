@@ -1,9 +1,11 @@
 """train.py: the loop, its logs and checkpoints, and exact resuming."""
 
+import errno
 import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +19,9 @@ import pytest
 import torch
 
 import train
+import utils.checkpoint as checkpoint_module
+from dataloader import create_simple_train_val_dataloaders
+from model import model_from_checkpoint
 from tests.conftest import REPOSITORY
 from tests.workspaces import Workspace, WorkspaceMaker
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -31,7 +36,7 @@ from utils.errors import (
     UsageError,
 )
 from utils.files import sole_writer
-from utils.logging_utils import metrics_path, read_metrics
+from utils.logging_utils import DualLogger, metrics_path, read_metrics
 from utils.runs import BEST, LATEST
 from utils.token_files import DatasetMetadata, read_metadata, write_metadata
 
@@ -309,10 +314,140 @@ def test_accumulation_is_a_larger_batch(make_workspace: WorkspaceMaker) -> None:
     assert results[0]["metrics"]["losses"] == pytest.approx(results[1]["metrics"]["losses"], 1e-4)
 
 
+def test_gradients_are_clipped(make_workspace: WorkspaceMaker) -> None:
+    """What reaches the optimizer has the configured norm at most."""
+    workspace = make_workspace(max_grad_norm=0.01, max_steps=1)
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def note(optimizer: torch.optim.AdamW, *args: Any) -> Any:
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+        norms.append(torch.stack([g.norm() for g in gradients if g is not None]).norm().item())
+        return step(optimizer, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", note)
+        train_in(workspace)
+    assert norms == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_the_logged_validation_loss_is_that_of_the_saved_model(
+    make_workspace: WorkspaceMaker,
+) -> None:
+    """Recomputed over all held-out windows, one by one, without dropout."""
+    workspace = make_workspace(max_validation_batches=None, batch_size=7, max_steps=2)
+    train_in(workspace)
+    checkpoint = load_checkpoint(run_of(workspace) / LATEST, workspace.config)
+    model = model_from_checkpoint(checkpoint, torch.device("cpu"))
+    _, val_loader, info = create_simple_train_val_dataloaders(
+        batch_size=1, config=workspace.config, device="cpu", verbose=False
+    )
+    losses = [model(window, labels=window)["loss"].item() for window in val_loader]
+    assert info["val_size"] % 7, "the last batch is a smaller one"
+    assert checkpoint.validation_loss == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_an_outrun_checkpoint_goes_on_in_a_new_run(
+    make_workspace: WorkspaceMaker, capsys: Any
+) -> None:
+    workspace = make_workspace(checkpoint_interval_steps=6)
+    train_in(workspace)
+    old = run_of(workspace)
+    before = {path.name: path.read_bytes() for path in old.glob("*.pt")}
+    log = metrics_path(workspace.config.paths.log_dir, old.name)
+    logged = log.read_bytes()
+    train_in(workspace, "--resume", str(old / "checkpoint_step_6.pt"))
+    assert (
+        "in a new run: the old one has gone further and stays as it is" in capsys.readouterr().err
+    )
+    assert {path.name: path.read_bytes() for path in old.glob("*.pt")} == before
+    assert log.read_bytes() == logged
+    (new,) = set(workspace.config.paths.checkpoint_dir.iterdir()) - {old}
+    assert_same(state_of(new / LATEST, workspace), state_of(old / LATEST, workspace))
+    steps = [record["step"] for record in read_metrics(log.parent.parent / new.name / log.name)]
+    assert min(steps) == 7
+
+
+def test_a_copied_run_has_logs_of_its_own(
+    make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    workspace = make_workspace()
+    after_step(6, interrupt)
+    with pytest.raises(Interrupted):
+        train_in(workspace)
+    run = run_of(workspace)
+    log = metrics_path(workspace.config.paths.log_dir, run.name)
+    logged = log.read_bytes()
+    copy = run.with_name("branch")
+    shutil.copytree(run, copy)
+    train_in(workspace, "--resume", str(copy))
+    assert log.read_bytes() == logged
+    assert metrics_path(workspace.config.paths.log_dir, "branch").exists()
+
+
+def test_a_crash_between_best_and_latest_is_made_good(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Best is written first: whatever a crash leaves, the resumed run writes both again."""
+    workspace = make_workspace()
+    link = checkpoint_module._link
+
+    def crash(source: Path, target: Path) -> None:
+        if target.name == LATEST and load_checkpoint(source, workspace.config).step == 6:
+            raise KeyboardInterrupt
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, "_link", crash)
+        with pytest.raises(KeyboardInterrupt):
+            train_in(workspace)
+    run = run_of(workspace)
+    assert load_checkpoint(run / BEST, workspace.config).step == 6
+    train_in(workspace, "--resume", str(run))
+    best = load_checkpoint(run / BEST, workspace.config)
+    latest = load_checkpoint(run / LATEST, workspace.config)
+    assert best.step == latest.metrics["best_step"]
+    assert best.validation_loss == latest.metrics["best_loss"]
+
+
+def test_logs_that_cannot_be_written_do_not_end_training(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    workspace = make_workspace()
+
+    def full(self: Any, lines: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(DualLogger, "_append", full)
+    train_in(workspace)
+    assert state_of(run_of(workspace) / LATEST, workspace)["progress"]["step"] == 12
+    assert capsys.readouterr().err.count("No space left on device); training on") == 1
+
+
+def test_an_interrupt_saves_even_if_nobody_reads_what_is_said(
+    make_workspace: WorkspaceMaker,
+) -> None:
+    """Ctrl-C under `train.py 2>&1 | tee log` ends tee as well."""
+    workspace = make_workspace(epochs=10_000, early_stopping_patience=10_000)
+    script = [sys.executable, "train.py", "--config", str(workspace.config_path), "--device", "cpu"]
+    with subprocess.Popen(script, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("step 3:"):
+            pass
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    step = load_checkpoint(run_of(workspace) / LATEST, workspace.config).step
+    assert step is not None
+    assert step >= 3
+
+
 def test_refusals(make_workspace: WorkspaceMaker) -> None:
     workspace = make_workspace()
     with pytest.raises(UsageError, match=r"--name 'a/b' may have only letters"):
         train_in(workspace, "--name", "a/b")
+    with pytest.raises(UsageError, match="--name is for a new run"):
+        train_in(workspace, "--name", "b", "--resume", "a")
     with pytest.raises(TrainingError, match=r"an epoch has \d+ batches, fewer than gradient_acc"):
         train_in(workspace, "--set", "training.gradient_accumulation_steps=50")
     with pytest.raises(CheckpointError, match="no such checkpoint"):

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +9,11 @@ from pathlib import Path
 
 from utils.config import Config
 from utils.config_file import DEFAULT_CONFIG_PATH, load_config
-from utils.errors import PipelineError
-from utils.terminal import say, say_error
+from utils.errors import Interrupted, PipelineError
+from utils.terminal import OutputClosedError, say, say_error
 
 EPILOG = (
-    "exit codes: 0 done, 1 error, 2 wrong usage, 130 or 143 interrupted after saving. "
+    "exit codes: 0 done, 1 error, 2 wrong usage, 130 or 143 interrupted, what was done is kept. "
     "NO_COLOR=1 turns colours off."
 )
 
@@ -61,16 +60,17 @@ def run_script(main: Callable[[Sequence[str]], None]) -> None:
     debug = "--debug" in arguments
     try:
         main(arguments)
-        sys.stdout.flush()
+    except OutputClosedError:
+        sys.exit(0)
+    except Interrupted as error:
+        say(str(error), "yellow")
+        sys.exit(error.exit_code)
     except PipelineError as error:
         _show(str(error), debug)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say("\ninterrupted")
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         _show(f"{where}{error.strerror or error}", debug)

@@ -36,6 +36,14 @@ def load_config(
     return parse_config(values, name=str(path), base=path.resolve().parent)
 
 
+def override(config: Config, values: Mapping[str, object]) -> Config:
+    """`config` with other values of some dotted keys, checked like a file's."""
+    changed: dict[str, Any] = config.model_dump(mode="json")
+    for dotted, value in values.items():
+        _set_dotted(changed, dotted, value)
+    return parse_config(changed, name="the given settings", base=Path.cwd())
+
+
 def parse_config(values: Mapping[str, Any], name: str, base: Path) -> Config:
     """Check settings that are already in memory, such as those stored in a checkpoint.
 

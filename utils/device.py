@@ -17,7 +17,8 @@ from utils.errors import DeviceError, UsageError
 def choose_device(name: str | None) -> torch.device:
     """The device called `name` ("cpu", "cuda", "cuda:1"), or the GPU if `name` is None.
 
-    Raises DeviceError without a usable GPU: nothing falls back to the CPU by itself.
+    A numbered GPU becomes torch's current one. Raises DeviceError without a usable GPU: nothing
+    falls back to the CPU by itself.
     """
     try:
         kind = torch.device(name or "cuda").type
@@ -34,6 +35,8 @@ def choose_device(name: str | None) -> torch.device:
     device = torch.device(name or "cuda")
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise DeviceError(f"{name}: there are only {torch.cuda.device_count()} GPUs")
+    if device.index is not None:
+        torch.cuda.set_device(device)
     return device
 
 

@@ -12,10 +12,13 @@ import torch
 @cache
 def git_commit() -> str:
     """The commit of this program, or an empty string outside a git checkout."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # git would look further up, into another project
+        return ""
     try:
         found = subprocess.run(
             ["git", "rev-parse", "HEAD"],  # noqa: S607
-            cwd=Path(__file__).parent,
+            cwd=root,
             capture_output=True,
             text=True,
             timeout=10,

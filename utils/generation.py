@@ -164,8 +164,8 @@ def _generators(rows: int, seed: int | None, device: torch.device) -> list[torch
 class _Contexts:
     """The tokens of each row, and how many of its last ones the model now sees.
 
-    A row's `seen[i]` tokens stand at positions 0 to seen[i] - 1. Lengths are known on the host,
-    so keeping count never waits for the device.
+    A row's `seen[i]` tokens stand at positions 0 to seen[i] - 1. Lengths are counted
+    on the host.
     """
 
     def __init__(self, model: CausalModel, prompts: Sequence[Tensor], max_length: int) -> None:

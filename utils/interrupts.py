@@ -15,8 +15,9 @@ SAME_SIGNAL_SECONDS = 0.5
 class InterruptGuard:
     """While entered, notes SIGINT and SIGTERM instead of dying; `received` is the signal or None.
 
-    `notice` tells the person what happens now, such as "saving after this step". A second signal does what it did before we came, which ends the process (files are written
-    atomically, so nothing is torn).
+    `notice` tells the person what happens now, such as "saving after this step". A second signal
+    does what it did before we came, which ends the process (files are written atomically, so
+    nothing is torn).
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -1,10 +1,13 @@
 """May a run go on from a checkpoint with today's configuration and data?"""
 
+from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import Checkpoint
+from utils.checkpoint import Checkpoint, summarise_checkpoint
 from utils.config import Config
+from utils.environment import versions
 from utils.errors import CheckpointError
+from utils.runs import LATEST
 
 # A checkpoint's weights, or its position in the data, have no meaning under other values of these.
 FIXED_KEYS = (
@@ -20,6 +23,18 @@ FIXED_KEYS = (
 )
 # These say where and how to show or store things, not what is trained.
 _UNREMARKABLE_SECTIONS = ("paths", "cleaner", "dataset_prep", "generation")
+
+
+def is_outrun(checkpoint: Checkpoint, path: Path) -> bool:
+    """Whether the run that a checkpoint is of has gone further, as its latest checkpoint tells."""
+    latest = path.parent / LATEST
+    if latest == path or not latest.exists():
+        return False
+    try:
+        step = summarise_checkpoint(latest, checkpoint.config).step
+    except CheckpointError:  # resuming from an earlier file is how to replace a broken one
+        return False
+    return (step or 0) > (checkpoint.step or 0)
 
 
 def check_resumable(
@@ -45,11 +60,17 @@ def check_resumable(
             f"{checkpoint.name}: cannot be resumed: " + "; ".join(refused),
             "Restore what changed, or start a new run without --resume.",
         )
-    return [
+    remarks = [
         f"{key} was {before.get(key)}, is now {now[key]}"
         for key in changed
         if not key.startswith(_UNREMARKABLE_SECTIONS)
     ]
+    remarks += [
+        f"{name} was {checkpoint.versions[name]}, is now {version}"
+        for name, version in versions().items()
+        if checkpoint.versions.get(name, version) != version
+    ]
+    return remarks
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 import stat
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,11 +42,18 @@ def step_name(step: int) -> str:
     return f"checkpoint_step_{step}.pt"
 
 
-def new_run_folder(checkpoint_dir: Path, name: str | None) -> Path:
-    """Create run_YYYY_MM_DD_HH_MM, with `_name` behind it, or `_2`, `_3` ... if it is taken."""
+def new_run_folder(
+    checkpoint_dir: Path, name: str | None, is_taken: Callable[[str], bool] = lambda _: False
+) -> Path:
+    """Create run_YYYY_MM_DD_HH_MM, with `_name` behind it, or `_2`, `_3` ... if it is taken.
+
+    `is_taken` says of a run's name that something else of this name exists, such as its logs.
+    """
     base = time.strftime("run_%Y_%m_%d_%H_%M") + (f"_{name}" if name else "")
     for attempt in range(1, 1000):
         folder = checkpoint_dir / (base if attempt == 1 else f"{base}_{attempt}")
+        if is_taken(folder.name):
+            continue
         try:
             folder.mkdir(parents=True)
         except FileExistsError:

@@ -12,7 +12,7 @@ def learning_rate_at(
     """The learning rate of the optimizer step numbered `step`, counted from 0.
 
     It rises in equal parts to `peak`, which the first step after warm-up takes, and reaches
-    `minimum` at step `total_steps`, where it stays.
+    `minimum` at step `total_steps`, where it stays. Warm-up comes first, however short the run.
 
     >>> [learning_rate_at(s, 1.0, 0.1, warmup_steps=1, total_steps=3) for s in (0, 1, 2, 3, 4)]
     [0.5, 1.0, 0.55, 0.1, 0.1]

@@ -30,6 +30,10 @@ _CODES = {
 }
 
 
+class OutputClosedError(Exception):
+    """The reader of our output, such as `head`, has seen enough."""
+
+
 def use_colour(stream: IO[str]) -> bool:
     """Whether escape codes belong on `stream`: NO_COLOR wins over FORCE_COLOR, then a terminal."""
     if os.environ.get("NO_COLOR"):
@@ -48,9 +52,15 @@ def style(text: str, *names: str, stream: IO[str] | None = None) -> str:
 
 
 def say(text: str = "", *styles: str) -> None:
-    """A message for the person: stderr, above a running progress bar."""
-    tqdm.write(style(text, *styles), file=sys.stderr)
-    sys.stderr.flush()
+    """A message for the person: stderr, above a running progress bar.
+
+    If nobody reads it any more (a closed pipe, a lost connection), work goes on without.
+    """
+    try:
+        tqdm.write(style(text, *styles), file=sys.stderr)
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def warn(text: str) -> None:
@@ -62,9 +72,13 @@ def say_error(error: object) -> None:
 
 
 def emit(text: str = "", end: str = "\n") -> None:
-    """A result for the person or the next program: stdout."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+    """A result for the person or the next program: stdout. Raises OutputClosedError."""
+    try:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputClosedError from None
 
 
 def is_interactive() -> bool:
