@@ -43,9 +43,10 @@ def clean_folder(config: Config, test: bool = False, force: bool = False) -> Non
     with sole_writer(cleaned_dir, "cleaning into"):
         todo = _files_to_clean(raw_files, cleaned_dir, settings, force)
         start_seconds = time.monotonic()
+        read_bytes = 0
         if todo:
-            clean_files(todo, cleaned_dir, settings, config.cleaner.workers)
-        _say_summary(raw_files, todo, cleaned_dir, time.monotonic() - start_seconds)
+            read_bytes = clean_files(todo, cleaned_dir, settings, config.cleaner.workers)
+        _say_summary(raw_files, cleaned_dir, read_bytes, time.monotonic() - start_seconds)
 
 
 def _files_to_clean(
@@ -71,7 +72,7 @@ def _files_to_clean(
 
 
 def _say_summary(
-    raw_files: list[RawFile], todo: list[RawFile], cleaned_dir: Path, seconds: float
+    raw_files: list[RawFile], cleaned_dir: Path, read_bytes: int, seconds: float
 ) -> None:
     markers = [read_marker(text_path_of(cleaned_dir, raw.stem)) for raw in raw_files]
     articles = sum(marker.articles for marker in markers)
@@ -89,8 +90,7 @@ def _say_summary(
         if counter:
             parts = ", ".join(f"{name} {count:,}" for name, count in counter.most_common())
             say(f"{label}: {parts}")
-    if todo:
-        read_bytes = sum(raw.size_bytes for raw in todo)
+    if read_bytes:
         rate = read_bytes / 1e6 / seconds
         say(f"{format_bytes(read_bytes)} read in {format_seconds(seconds)}, {rate:.1f} MB/s")
 

@@ -5,6 +5,7 @@ text, another tokenizer or other settings is made again.
 """
 
 import shlex
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer import CodeLlamaTokenizer, load_or_fetch
-from utils.articles import PARAGRAPH_BREAK, cleaned_files, read_articles, read_marker, stem_of
+from utils.articles import PARAGRAPH_BREAK, read_articles, read_markers, stem_of
 from utils.cli import config_from, run_script, script_parser, shared_options
 from utils.config import Config
 from utils.errors import DataError, DatasetError, Interrupted
 from utils.files import format_bytes, sha256_of, sole_writer
+from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard
 from utils.terminal import Progress, format_seconds, say, warn
 from utils.token_files import (
     DatasetMetadata,
@@ -80,22 +82,17 @@ def prepare_dataset(config: Config, test: bool = False, force: bool = False) -> 
     """Bring the dataset up to date with the cleaned text, the tokenizer and the settings.
 
     `test` takes the first `dataset_prep.test_articles` articles into `paths.test_dataset_dir`;
-    `force` makes finished files again. Ctrl-C raises Interrupted; a rerun goes on from there.
+    `force` makes finished files again. Ctrl-C and SIGTERM raise Interrupted; a rerun goes on.
     """
     dataset_dir = dataset_dir_of(config, test)
     tokenizer = load_or_fetch(config)
     recipe = recipe_of(config, tokenizer)
-    with sole_writer(dataset_dir, "preparing a dataset in"):
+    notice = "stopping after this batch; finished files are kept"
+    with InterruptGuard(notice) as guard, sole_writer(dataset_dir, "preparing a dataset in"):
         limit = config.dataset_prep.test_articles if test else None
-        sources = find_sources(config.paths.cleaned_dir, dataset_dir, recipe, limit, force)
+        sources = find_sources(config.paths.cleaned_dir, dataset_dir, recipe, limit, force, guard)
         _remove_others(dataset_dir, sources)
-        try:
-            files = _tokenize(config, tokenizer, recipe, dataset_dir, sources)
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"{dataset_dir}: interrupted; the finished files are kept",
-                "Run the same command again to go on.",
-            ) from None
+        files = _tokenize(config, tokenizer, recipe, dataset_dir, sources, guard)
         metadata = DatasetMetadata.of(recipe, files)
         if not metadata.windows:
             raise DatasetError(
@@ -125,20 +122,35 @@ def recipe_of(config: Config, tokenizer: CodeLlamaTokenizer) -> Recipe:
     )
 
 
+def _check_interrupted(guard: InterruptGuard) -> None:
+    if guard.received is not None:
+        time.sleep(SAME_SIGNAL_SECONDS)  # the guard must still be here when it comes twice
+        raise Interrupted(
+            f"{signal.Signals(guard.received).name}: stopped; the finished files are kept",
+            "Run the same command again to go on.",
+            guard.received,
+        )
+
+
 def find_sources(
-    cleaned_dir: Path, dataset_dir: Path, recipe: Recipe, limit: int | None, force: bool
+    cleaned_dir: Path,
+    dataset_dir: Path,
+    recipe: Recipe,
+    limit: int | None,
+    force: bool,
+    guard: InterruptGuard,
 ) -> list[Source]:
     """The cleaned texts that make up the dataset, in order, up to `limit` articles in all.
 
-    Raises DataError if a text is not the one its marker describes.
+    Raises DataError if a text is not the one its marker describes, and as `read_markers` does.
     """
     sources: list[Source] = []
-    texts = cleaned_files(cleaned_dir)
-    with Progress("Checking", sum(path.stat().st_size for path in texts), "B") as progress:
-        for text_path in texts:
+    markers = read_markers(cleaned_dir, allow_truncated=limit is not None)
+    with Progress("Checking", sum(path.stat().st_size for path in markers), "B") as progress:
+        for text_path, marker in markers.items():
             if limit == 0:
                 break
-            marker = read_marker(text_path)
+            _check_interrupted(guard)
             digest = sha256_of(text_path)
             if digest != marker.output_sha256:
                 raise DataError(
@@ -201,6 +213,7 @@ def _tokenize(
     recipe: Recipe,
     dataset_dir: Path,
     sources: Sequence[Source],
+    guard: InterruptGuard,
 ) -> list[TokenFile]:
     """One entry for each source, in order: the finished one, or a new one."""
     files = []
@@ -210,7 +223,8 @@ def _tokenize(
         for source in sources:
             file = source.finished
             if file is None:
-                documents = _documents(source, tokenizer, config.dataset_prep.batch_articles, meter)
+                most_articles = config.dataset_prep.batch_articles
+                documents = _documents(source, tokenizer, most_articles, meter, guard)
                 file = write_token_file(dataset_dir, source.stem, source.sha256, recipe, documents)
                 say(
                     f"{source.stem}: {file.articles:,} articles, {file.tokens:,} tokens,"
@@ -229,11 +243,16 @@ def _tokenize(
 
 
 def _documents(
-    source: Source, tokenizer: CodeLlamaTokenizer, batch_articles: int, meter: "_Meter"
+    source: Source,
+    tokenizer: CodeLlamaTokenizer,
+    batch_articles: int,
+    meter: "_Meter",
+    guard: InterruptGuard,
 ) -> Iterator[tuple[str, Ids]]:
     """The articles with their ids. Raises if the marker or the tokenizer does not fit them."""
     articles = 0
     for texts in batches(islice(read_articles(source.text_path), source.articles), batch_articles):
+        _check_interrupted(guard)
         batch_ids = tokenizer.encode_batch(texts)
         tokens = sum(map(len, batch_ids))
         unknown = sum(int(np.count_nonzero(ids == tokenizer.unk_id)) for ids in batch_ids)

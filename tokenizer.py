@@ -19,10 +19,12 @@ from tokenizers.models import BPE
 from utils.cli import config_from, run_script, script_parser
 from utils.config import Config
 from utils.errors import TokenizerError
+from utils.files import sha256_of
 from utils.terminal import emit, say
 from utils.tokenizer_files import (
     FETCH_AGAIN,
     TOKENIZER_FILE,
+    TokenizerInfo,
     download_tokenizer_files,
     read_tokenizer_files,
     sha256_of_bytes,
@@ -45,9 +47,12 @@ class CodeLlamaTokenizer:
     `decode(encode(text)) == text` for all text but U+2581, which comes back as a space.
     """
 
-    def __init__(self, name: str, files: Mapping[str, bytes], config: Config, origin: str) -> None:
+    def __init__(
+        self, info: TokenizerInfo, files: Mapping[str, bytes], config: Config, origin: str
+    ) -> None:
         """Use `load`. `files` are bytes by file name; `origin` names their place in errors."""
-        self.name = name
+        self.name = info.name
+        self.source = info.source  # the tokenizer.source it was fetched from, if it was
         self.sha256 = sha256_of_bytes(files[TOKENIZER_FILE])
         self._files = dict(files)
         self._tokenizer = _parse(origin, files[TOKENIZER_FILE])
@@ -70,12 +75,14 @@ class CodeLlamaTokenizer:
 
         `name` replaces the one it was saved with. Raises TokenizerError naming what is wrong.
         """
-        stored_name, files = read_tokenizer_files(folder)
-        return cls(name or stored_name, files, config, origin=name or str(folder))
+        info, files = read_tokenizer_files(folder)
+        if name is not None:
+            info = info.model_copy(update={"name": name})
+        return cls(info, files, config, origin=name or str(folder))
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, unchanged, and their digests into `folder`."""
-        write_tokenizer_files(folder, self.name, self._files)
+        write_tokenizer_files(folder, self.name, self.source, self._files)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`. Raises TokenizerError for a lone surrogate, which no UTF-8 text has."""
@@ -85,8 +92,8 @@ class CodeLlamaTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[Ids]:
         """One uint16 array of ids for each text, in order, on all cores.
 
-        Every id is below `vocab_size`. Memory is about 20 times the text: keep batches to a few
-        megabytes. Raises TokenizerError as `encode` does.
+        Every id is below `vocab_size`, or TokenizerError is raised, as `encode` raises it. Memory
+        is about 20 times the text: keep batches to a few megabytes.
         """
         try:
             encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -128,7 +135,12 @@ class CodeLlamaTokenizer:
 
     def _as_uint16(self, ids: list[int]) -> Ids:
         array = np.array(ids, dtype=np.uint32)
-        assert array.size == 0 or array.max() < self.vocab_size, "an id beyond the vocabulary"
+        if array.size and array.max() >= self.vocab_size:
+            raise TokenizerError(
+                f"{self.name}: text encodes to id {array.max()}, beyond its vocabulary of"
+                f" {self.vocab_size:,}",
+                FETCH_AGAIN,
+            )
         return array.astype(np.uint16)
 
     def _failed_probes(self) -> Iterator[str]:
@@ -160,17 +172,40 @@ def fetch(config: Config) -> CodeLlamaTokenizer:
         with tempfile.TemporaryDirectory() as downloaded:
             download_tokenizer_files(source, Path(downloaded))
             tokenizer = CodeLlamaTokenizer.load(Path(downloaded), config, name=source)
+    tokenizer.source = source
     tokenizer.save(target)
     return CodeLlamaTokenizer.load(target, config)
 
 
 def load_or_fetch(config: Config) -> CodeLlamaTokenizer:
-    """The tokenizer saved in `paths.tokenizer_dir`; on first use it is fetched."""
+    """The tokenizer saved in `paths.tokenizer_dir`; on first use it is fetched.
+
+    Raises TokenizerError if it was fetched from another source than `tokenizer.source`, and
+    BusyError if another process saves one at the same moment.
+    """
     folder = config.paths.tokenizer_dir
     if (folder / TOKENIZER_FILE).exists():
-        return CodeLlamaTokenizer.load(folder, config)
+        tokenizer = CodeLlamaTokenizer.load(folder, config)
+        if not _is_from(config.tokenizer.source, tokenizer):
+            raise TokenizerError(
+                f"{folder}: was fetched from {tokenizer.source}, but tokenizer.source is"
+                f" {config.tokenizer.source}",
+                "Run `python tokenizer.py` to fetch the configured one, or mend tokenizer.source.",
+            )
+        return tokenizer
     say(f"no tokenizer in {folder} yet: fetching {config.tokenizer.source}")
     return fetch(config)
+
+
+def _is_from(source: str, tokenizer: CodeLlamaTokenizer) -> bool:
+    """Whether `source` is where it was fetched, or a folder, such as one that was moved, with it.
+
+    Nothing is known of the source of a plain copy.
+    """
+    if tokenizer.source in (None, source):
+        return True
+    path = Path(source).expanduser() / TOKENIZER_FILE
+    return path.is_absolute() and path.is_file() and sha256_of(path) == tokenizer.sha256
 
 
 def main(arguments: Sequence[str]) -> None:

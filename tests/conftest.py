@@ -1,6 +1,10 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
+
+# Before torch: what cuBLAS needs for deterministic algorithms, which some GPU tests ask for.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest
 import torch

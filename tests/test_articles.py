@@ -1,6 +1,7 @@
 """The cleaned-text format: what is written is read back, and what is unfinished is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from utils.articles import (
     marker_path_of,
     read_articles,
     read_marker,
+    read_markers,
     stem_of,
     text_path_of,
     write_marker,
@@ -22,7 +24,7 @@ from utils.files import sha256_of
 ARTICLES = ["Title\nOne.\nTwo.", "Ünïcode 𐤑\n\n    code", "x"]
 
 
-def write(folder: Path, stem: str, articles: list[str]) -> Path:
+def write(folder: Path, stem: str, articles: list[str], **changes: Any) -> Path:
     path = text_path_of(folder, stem)
     with path.open("wb") as file:
         writer = ArticleWriter(file)
@@ -44,7 +46,7 @@ def write(folder: Path, stem: str, articles: list[str]) -> Path:
         bad_lines={},
         rules={},
     )
-    write_marker(path, marker)
+    write_marker(path, CleanedMarker.model_validate({**marker.model_dump(), **changes}))
     return path
 
 
@@ -84,6 +86,39 @@ def test_a_text_without_marker_is_unfinished(tmp_path: Path) -> None:
         cleaned_files(tmp_path)
     with pytest.raises(DataError, match=r"unfinished, cleaned_b\.json is missing"):
         read_marker(path)
+
+
+def limited(articles: int, **changes: Any) -> dict[str, Any]:
+    settings = {"min_characters": 0, "max_bad_share": 0.5, "limit_articles": articles}
+    return {"settings": {**settings, **changes}}
+
+
+def test_texts_that_stopped_at_the_limit_are_named(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path, "a", ARTICLES),
+        write(tmp_path, "b", ARTICLES, **limited(3), input_sha256=None),
+        write(tmp_path, "c", ARTICLES, **limited(9)),
+        write(tmp_path, "d", ARTICLES, **limited(3)),
+    ]
+    assert list(read_markers(tmp_path, allow_truncated=True)) == paths
+    assert [read_marker(path).truncated for path in paths] == [False, True, False, True]
+    message = r"cleaner\.py --test stopped before the end of cleaned_b\.txt, cleaned_d\.txt\n"
+    with pytest.raises(DataError, match=message + r"  Run cleaner\.py without --test") as caught:
+        read_markers(tmp_path, allow_truncated=False)
+    assert str(tmp_path) in caught.value.what
+
+
+@pytest.mark.parametrize("change", [{"cleaner_version": 2}, limited(9, min_characters=1)])
+def test_texts_cleaned_in_different_ways_are_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    write(tmp_path, "a", ARTICLES)
+    write(tmp_path, "b", ARTICLES, **change)
+    message = r"cleaned_a\.txt and cleaned_b\.txt were cleaned by different versions of the cleaner"
+    for allow_truncated in (True, False):
+        with pytest.raises(DataError, match=message) as caught:
+            read_markers(tmp_path, allow_truncated)
+    assert "Run cleaner.py" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
 """cleaner.py as a user runs it: what is written, skipped, redone, refused, left after a kill."""
 
+import errno
 import gzip
+import itertools
 import json
+import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,7 @@ import pytest
 
 import cleaner
 from tests.conftest import REPOSITORY
+from utils import terminal
 from utils.articles import (
     CleanerSettings,
     cleaned_files,
@@ -25,10 +32,11 @@ from utils.articles import (
     stem_of,
     text_path_of,
 )
-from utils.cleaning import file_cleaner
+from utils.cleaning import file_cleaner, pool
 from utils.cleaning.raw_files import find_raw_files
-from utils.errors import BusyError, DataError
+from utils.errors import BusyError, DataError, Interrupted
 from utils.files import sha256_of, sole_writer
+from utils.interrupts import InterruptGuard
 
 SETTINGS = CleanerSettings(min_characters=20, max_bad_share=0.01, limit_articles=None)
 
@@ -154,10 +162,14 @@ def test_reasons_to_clean_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert reason() == "new"
     clean_one(raw_dir, cleaned_dir, limited)
     assert reason(limited) is None
-    assert reason() == "the settings changed"
-    clean_one(raw_dir, cleaned_dir)
-    assert reason() is None
-    assert reason(limited) is None, "a test leaves the text of the whole file alone"
+    assert reason() == "it was stopped after 5 articles"
+    assert reason(SETTINGS.model_copy(update={"limit_articles": 6})) == reason()
+    os.utime(raw.path)
+    assert reason(limited) == "the raw file changed", "of a part there is no digest to compare"
+    for whole in (SETTINGS, SETTINGS.model_copy(update={"limit_articles": 41})):
+        clean_one(raw_dir, cleaned_dir, whole)
+        assert reason() is None
+        assert reason(limited) is None, "a test leaves the text of the whole file alone"
     assert reason(SETTINGS.model_copy(update={"min_characters": 21})) == "the settings changed"
     with monkeypatch.context() as patch:
         patch.setattr(file_cleaner, "CLEANER_VERSION", 0)
@@ -172,16 +184,30 @@ def test_reasons_to_clean_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_test_mode_stops_after_some_articles_per_file(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    raw_dir = write_raw(tmp_path, files=2)
+    write_raw(tmp_path, files=2)
     cleaner.main(arguments(tmp_path, "--test", "--set", "cleaner.test_articles=7"))
     for path in cleaned_files(tmp_path / "cleaned"):
         marker = read_marker(path)
         assert len(list(read_articles(path))) == marker.articles == marker.records == 7
         assert marker.settings.limit_articles == 7
-        assert marker.input_sha256 == sha256_of(raw_dir / marker.input_name)
+        assert marker.truncated
+        assert marker.input_sha256 is None
+    capfd.readouterr()
+    cleaner.main(arguments(tmp_path, "--test", "--set", "cleaner.test_articles=7"))
+    assert "2 of 2 files are finished already" in capfd.readouterr().err
     cleaner.main(arguments(tmp_path))
-    assert "wiki_0: again, the settings changed" in capfd.readouterr().err
+    assert "wiki_0: again, it was stopped after 7 articles" in capfd.readouterr().err
     assert read_marker(cleaned_files(tmp_path / "cleaned")[0]).articles == 40
+
+
+def test_test_mode_reads_no_more_than_it_needs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    raw_dir = write_raw(tmp_path, files=1)
+    with (raw_dir / "wiki_0.jsonl").open("ab") as file:
+        file.truncate(1 << 40)  # a terabyte, none of it on disk
+    cleaner.main(arguments(tmp_path, "--test", "--set", "cleaner.test_articles=7"))
+    assert re.search(r"\n1\.0 MB read in [\d.]+ s, [\d.]+ MB/s\n", capfd.readouterr().err)
 
 
 BAD_LINES = {
@@ -280,26 +306,91 @@ def test_a_second_run_on_the_folder_is_refused(tmp_path: Path) -> None:
         cleaner.main(arguments(tmp_path))
 
 
-def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class FullDisk:
-        def __init__(self, file: object) -> None:
-            self.articles = 0
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", [1, 2, 3, 4], ids=["text", "folder", "marker", "folder again"])
+def test_a_full_disk_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: int
+) -> None:
+    calls = itertools.count(1)
 
-        def write(self, text: str) -> None:
-            raise OSError(28, "No space left on device")
+    def full(descriptor: int) -> None:
+        if next(calls) == call:
+            raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(file_cleaner, "ArticleWriter", FullDisk)
     raw_dir, cleaned_dir = write_raw(tmp_path, files=1), tmp_path / "cleaned"
-    with pytest.raises(OSError, match="No space left on device") as raised:
+    clean_one(raw_dir, cleaned_dir)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
         clean_one(raw_dir, cleaned_dir)
     assert raised.value.filename == str(text_path_of(cleaned_dir, "wiki_0"))
-    assert not list(cleaned_dir.iterdir())
+    assert not list(cleaned_dir.glob(".*"))
+    assert marker_path_of(text_path_of(cleaned_dir, "wiki_0")).exists() == (call == 4)
 
 
-def big_raw(folder: Path) -> Path:
+def test_a_write_that_fails_ends_everything_and_names_the_text(tmp_path: Path) -> None:
+    write_raw(tmp_path, files=2, records=4_000)
+    limit = 100_000  # bytes in a file; Python ignores SIGXFSZ
+    done = subprocess.run(
+        ["prlimit", f"--fsize={limit}", *command(tmp_path, "--workers", "2")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert re.search(r"error: \S+/cleaned_wiki_[01]\.txt: File too large", done.stderr)
+    assert not contents(tmp_path)
+    assert not temporaries(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
+    raw_dir = write_raw(tmp_path)
+    memory = Path("/proc/self/mem")  # reading its first page fails like a broken disk
+    if not memory.exists():
+        pytest.skip("needs /proc/self/mem")
+    (raw_dir / "wiki_1.jsonl").unlink()
+    (raw_dir / "wiki_1.jsonl").symlink_to(memory)
+    with pytest.raises(
+        DataError, match=r"wiki_1\.jsonl: cannot be read after line 0: Input"
+    ) as caught:
+        cleaner.main(arguments(tmp_path))
+    assert "1 of 3 files failed; the others are finished." in caught.value.hint
+    assert len(contents(tmp_path)) == 4
+
+
+def test_a_file_that_cannot_be_opened_keeps_its_text(tmp_path: Path) -> None:
+    raw_dir, cleaned_dir = write_raw(tmp_path, files=1), tmp_path / "cleaned"
+    clean_one(raw_dir, cleaned_dir)
+    raw = find_raw_files(raw_dir)[0]
+    raw.path.unlink()
+    with pytest.raises(DataError, match="No such file or directory"):
+        file_cleaner.clean_file(raw, cleaned_dir, SETTINGS, lambda *_: None)
+    assert len(cleaned_files(cleaned_dir)) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), r"wiki_0\.jsonl: out of memory\n  Try fewer --workers"),
+        (RecursionError("deep"), r"wiki_0\.jsonl: unexpected RecursionError: deep\n  This is a"),
+    ],
+)
+def test_any_error_of_a_worker_names_its_file(
+    tmp_path: Path, error: Exception, message: str
+) -> None:
+    todo = find_raw_files(write_raw(tmp_path))
+    in_work = pool._InWork(pool._Shared(multiprocessing.get_context("spawn"), len(todo)), todo)
+    futures: dict[Future[Any], Any] = {Future(): raw for raw in todo[:1]}
+    for future in futures:
+        future.set_exception(error)
+    (failure,) = pool._follow(futures, in_work, SETTINGS, InterruptGuard(""))
+    assert re.search(message, str(failure))
+    assert failure.__cause__ is error
+
+
+def big_raw(folder: Path, records: int = 6_000) -> Path:
     """Enough work for a few seconds."""
     raw_dir = write_raw(folder, files=0)
-    lines = b"".join(record(number) for number in range(6_000))
+    lines = b"".join(record(number) for number in range(records))
     for file in range(2):
         (raw_dir / f"wiki_{file}.jsonl").write_bytes(lines)
     return raw_dir
@@ -350,8 +441,83 @@ def test_sigterm_ends_the_workers_and_leaves_nothing_partial(tmp_path: Path) -> 
     assert not contents(tmp_path)
 
 
-def test_a_killed_worker_is_an_error_that_names_the_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "gap_seconds"),
+    [(signal.SIGINT, 0.005), (signal.SIGINT, 0.03), (signal.SIGINT, 0.08), (signal.SIGTERM, 0.03)],
+)
+def test_a_doubled_signal_to_all_processes_is_one(
+    tmp_path: Path, number: signal.Signals, gap_seconds: float
+) -> None:
+    """As when a terminal and a parent, or `timeout`, tell every process of the group."""
     big_raw(tmp_path)
+    process = start(tmp_path, "--workers", "2")
+    wait_until(lambda: temporaries(tmp_path))
+    os.killpg(process.pid, number)
+    time.sleep(gap_seconds)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, said
+    assert f"{number.name}: stopped; finished files are kept" in said
+    assert "Traceback" not in said
+    assert not temporaries(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_workers_start_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    class Signalled(ProcessPoolExecutor):
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            os.kill(os.getpid(), number)
+            return super().submit(*args, **kwargs)
+
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", Signalled)
+    write_raw(tmp_path, files=1)
+    with pytest.raises(Interrupted, match=f"{number.name}: stopped") as caught:
+        cleaner.main(arguments(tmp_path))
+    assert caught.value.exit_code == 128 + number
+
+
+WITHOUT_WORKERS = """
+import multiprocessing, sys
+multiprocessing.set_executable(sys.argv.pop(1))
+import cleaner
+from utils.cli import run_script
+run_script(cleaner.main)
+"""
+
+
+def test_workers_that_cannot_start_are_an_error(tmp_path: Path) -> None:
+    write_raw(tmp_path)
+    for executable in ("/bin/false", "/absent"):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_WORKERS, executable, *arguments(tmp_path)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1, done.stderr
+        assert "a worker process was killed while no files were in work" in done.stderr
+        assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), EOFError(), BrokenProcessPool()])
+@pytest.mark.parametrize("step", ["__init__", "submit"])
+def test_a_broken_pipe_to_a_worker_is_no_end_of_our_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, step: str
+) -> None:
+    def broken(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(ProcessPoolExecutor, step, broken)
+    write_raw(tmp_path, files=1)
+    with pytest.raises(DataError, match="a worker process was killed while no files were in work"):
+        cleaner.main(arguments(tmp_path))
+
+
+def test_a_killed_worker_is_an_error_that_names_the_files(tmp_path: Path) -> None:
+    big_raw(tmp_path, records=20_000)
     process = start(tmp_path, "--workers", "2")
     wait_until(lambda: len(temporaries(tmp_path)) == 2)
     time.sleep(0.3)  # until both have reported how far they are
@@ -360,6 +526,7 @@ def test_a_killed_worker_is_an_error_that_names_the_files(tmp_path: Path) -> Non
     assert process.returncode == 1
     assert "a worker process was killed while wiki_" in said
     assert "Out of memory is the usual reason: try fewer --workers" in said
+    assert not temporaries(tmp_path)
 
 
 def kill_and_rerun(folder: Path, seed: int) -> None:
@@ -405,6 +572,27 @@ def test_without_a_terminal_progress_is_plain_lines(tmp_path: Path) -> None:
     assert "\x1b" not in done.stderr
     assert "\r" not in done.stderr
     assert "MB/s" in done.stderr.splitlines()[-1]
+
+
+def test_progress_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(terminal, "PLAIN_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(pool, "POLL_SECONDS", 0.02)
+    size_mb = (big_raw(tmp_path, records=20_000) / "wiki_0.jsonl").stat().st_size / 1e6
+    cleaner.main(arguments(tmp_path))
+    lines = re.findall(
+        rf"^cleaning: ([\d.]+) of {2 * size_mb:.1f} MB \((\d+)%\), [\d.]+ MB/s, [\d.]+ s left,"
+        r" ([\d,]+) articles, wiki_0: (\d+)%$",
+        capfd.readouterr().err,
+        re.MULTILINE,
+    )
+    assert lines, "of the first file, the only one in work"
+    for done_mb, share, articles, share_of_file in lines:
+        assert int(share) == pytest.approx(100 * float(done_mb) / (2 * size_mb), abs=2)
+        assert int(share_of_file) == pytest.approx(100 * float(done_mb) / size_mb, abs=3)
+        assert 0 <= int(articles.replace(",", "")) <= 20_000
+    assert any(articles != "0" for *_, articles, _ in lines)
 
 
 def test_usage() -> None:

@@ -18,10 +18,18 @@ from dataset_prep import batches, prepare_dataset
 from tests.conftest import REPOSITORY
 from tests.small_text import ENGLISH, tokenizer_config, write_cleaned
 from tokenizer import CodeLlamaTokenizer, load_or_fetch
-from utils.articles import cleaned_files, marker_path_of, read_articles
+from utils.articles import (
+    CleanedMarker,
+    cleaned_files,
+    marker_path_of,
+    read_articles,
+    read_marker,
+    text_path_of,
+    write_marker,
+)
 from utils.config import Config
 from utils.errors import BusyError, ConfigError, DataError, DatasetError, Interrupted
-from utils.files import LOCK_NAME, sole_writer
+from utils.files import LOCK_NAME, sha256_of, sole_writer
 from utils.terminal import Progress
 from utils.token_files import entry_path_of, read_metadata, read_stream, tokens_path_of
 
@@ -374,6 +382,31 @@ def test_text_that_is_not_what_was_cleaned_is_refused(
     assert "cleaner.py" in caught.value.hint
 
 
+def change_marker(config: Config, stem: str, **changes: Any) -> None:
+    path = text_path_of(config.paths.cleaned_dir, stem)
+    values = read_marker(path).model_dump()
+    write_marker(path, CleanedMarker.model_validate({**values, **changes}))
+
+
+def test_text_of_a_test_of_the_cleaner_makes_a_test_dataset_only(config: Config) -> None:
+    settings = {"min_characters": 0, "max_bad_share": 0.0, "limit_articles": 15}
+    for stem in ("part_2", "part_10"):  # which have 15 and 40 articles
+        change_marker(config, stem, settings=settings, input_sha256=None)
+    message = r"cleaner\.py --test stopped before the end of cleaned_part_2\.txt\n  Run cleaner"
+    with pytest.raises(DataError, match=message):
+        prepare_dataset(config)
+    assert not list(config.paths.dataset_dir.glob("tokens_*"))
+    prepare_dataset(config, test=True)
+
+
+@pytest.mark.parametrize("test", [False, True])
+def test_text_of_two_cleaners_is_refused(config: Config, test: bool) -> None:
+    change_marker(config, "part_2", cleaner_version=99)
+    message = r"cleaned_part_0\.txt and cleaned_part_2\.txt were cleaned by different versions"
+    with pytest.raises(DataError, match=message):
+        prepare_dataset(config, test=test)
+
+
 def test_a_marker_that_promises_too_much_is_refused(config: Config) -> None:
     write_cleaned(config.paths.cleaned_dir, "part_2", made_up_articles(2, 15), promised=16)
     message = r"cleaned_part_2\.txt: has 15 articles, but its marker promises 16"
@@ -450,19 +483,24 @@ def test_impossible_flags_are_refused(command: list[str], flags: list[str], mess
         script.main([*command, *flags])
 
 
-def test_ctrl_c_is_interrupted_and_goes_on(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_interrupted_and_goes_on(
+    config: Config, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     encode = CodeLlamaTokenizer.encode_batch
 
     def interrupted(self: CodeLlamaTokenizer, texts: list[str]) -> list[Any]:
         if any(text in texts for text in made_up_articles(10, 40)[20:] if text):
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # a Ctrl-C may arrive twice
         return encode(self, texts)
 
     load_or_fetch(config)
     monkeypatch.setattr(CodeLlamaTokenizer, "encode_batch", interrupted)
-    with pytest.raises(Interrupted, match="interrupted; the finished files are kept") as caught:
+    message = f"{number.name}: stopped; the finished files are kept"
+    with pytest.raises(Interrupted, match=message) as caught:
         prepare_dataset(with_settings(config, batch_articles=2))
-    assert caught.value.exit_code == 130
+    assert caught.value.exit_code == 128 + number
     assert "same command again" in caught.value.hint
     folder = config.paths.dataset_dir
     assert {path.name for path in folder.iterdir()} == {
@@ -475,6 +513,20 @@ def test_ctrl_c_is_interrupted_and_goes_on(config: Config, monkeypatch: pytest.M
     interrupted_then_finished = snapshot(folder)
     prepare_dataset(config, force=True)
     assert snapshot(folder) == interrupted_then_finished
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_texts_are_checked(
+    config: Config, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def signalled(path: Path) -> str:
+        os.kill(os.getpid(), number)
+        return sha256_of(path)
+
+    monkeypatch.setattr(script, "sha256_of", signalled)
+    with pytest.raises(Interrupted, match=f"{number.name}: stopped"):
+        prepare_dataset(config)
+    assert [path.name for path in config.paths.dataset_dir.iterdir()] == [LOCK_NAME]
 
 
 def stop_at_random(
@@ -508,12 +560,15 @@ def check_faults(config: Config, command: list[str], tries: int) -> None:
     for seed in range(tries):
         for path in folder.iterdir():
             path.unlink()
-        kill = seed % 3 < 2
-        code = stop_at_random(
-            config, command, signal.SIGKILL if kill else signal.SIGINT, seed, work_seconds
-        )
-        assert code in (0, -signal.SIGKILL if kill else 130)
-        cut_off += code != 0
+        number = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[seed % 3]
+        code = stop_at_random(config, command, number, seed, work_seconds)
+        if (folder / "metadata.json").exists():  # it came too late: all work is done
+            assert code in (0, -number)
+        else:
+            assert code == (-number if number == signal.SIGKILL else 128 + number)
+            cut_off += 1
+        if number != signal.SIGKILL:
+            assert not list(folder.glob(".*.tmp"))
         for name, content in snapshot(folder).items():
             assert content == whole[name]
         prepare_dataset(config)

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from demo import build_corpus, plot_loss, run
+from demo import DEMO_CONFIG_PATH, build_corpus, plot_loss, run
 from demo.prose import paragraphs, titled_sections
+from demo.run import PROMPTS
 from tests.conftest import REPOSITORY
 from utils.cli import script_parser
 from utils.errors import DataError
@@ -270,3 +272,25 @@ def test_settings_reach_every_phase(tmp_path: Path) -> None:
     assert options[0] == "--config"
     assert (REPOSITORY / options[1]).resolve() == tmp_path / "c.json"
     assert options[2:] == ["--set=training.epochs=2"]
+
+
+@pytest.mark.slow
+def test_the_whole_demo(tmp_path: Path) -> None:
+    """Every phase on the whole corpus, in a folder of its own, with fewer steps; the loss falls."""
+    values = json.loads(DEMO_CONFIG_PATH.read_text())
+    config = tmp_path / "config.json"
+    del values["$schema"]
+    config.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "demo.run", "--config", str(config)]
+    command += ["--set", "training.max_steps=150"]
+    for _ in range(2):  # the second time finished phases are skipped, and a new run is trained
+        result = subprocess.run(
+            command, cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        found = re.search(r"validation loss  ([0-9.]+) at the start, ([0-9.]+) at", result.stderr)
+        assert found
+        assert float(found[2]) < float(found[1]) - 1
+        assert all(prompt in result.stdout for prompt in PROMPTS)
+    assert "4 of 4 files are finished already" in result.stderr
+    assert len(list((tmp_path / "work" / "checkpoints").iterdir())) == 2

@@ -101,6 +101,25 @@ def test_damaged_compression_is_an_error(tmp_path: Path, suffix: str, harm: str)
         list(reader)
 
 
+def test_a_file_that_cannot_be_opened_or_read_is_named(tmp_path: Path) -> None:
+    raw = raw_file(tmp_path / "a.jsonl", b"{}\n")
+    assert raw.size_bytes == 3
+    raw.path.unlink()
+    message = r"a\.jsonl: cannot be read after line 0: No such file or directory\n  Mend"
+    with pytest.raises(DataError, match=message), RawReader(raw):
+        pass
+    memory = Path("/proc/self/mem")  # reading its first page fails like a broken disk
+    if not memory.exists():
+        pytest.skip("needs /proc/self/mem")
+    raw.path.symlink_to(memory)
+    message = r"a\.jsonl: cannot be read after line 0: Input/output error"
+    with RawReader(raw) as reader:
+        with pytest.raises(DataError, match=message):
+            list(reader)
+        with pytest.raises(DataError, match=message):
+            reader.sha256()
+
+
 def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
     with RawReader(raw_file(tmp_path / "a.jsonl", b"")) as reader:
         assert list(reader) == []

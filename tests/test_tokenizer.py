@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import random
@@ -23,10 +24,9 @@ from demo.train_tokenizer import FIXED_PIECES, codellama_layout
 from tests.conftest import REPOSITORY
 from tests.small_text import ENGLISH, VOCABULARY, tokenizer_config
 from tokenizer import CodeLlamaTokenizer, fetch, load_or_fetch
-from utils import tokenizer_files
 from utils.config import Config
-from utils.errors import TokenizerError
-from utils.files import copy_file
+from utils.errors import BusyError, TokenizerError
+from utils.files import copy_file, sole_writer
 from utils.tokenizer_files import COMPANION_FILES, INFO_FILE, TOKENIZER_FILE
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"))
@@ -154,6 +154,15 @@ def test_a_lone_surrogate_is_named(tiny: CodeLlamaTokenizer) -> None:
     assert "Clean the text" in caught.value.hint
     with pytest.raises(TokenizerError, match=r"^text 1 of the batch, character 0: U\+DC80"):
         tiny.encode_batch(["fine", "\udc80"])
+
+
+def test_an_id_beyond_the_vocabulary_is_never_given_out(
+    config: Config, tiny_tokenizer_dir: Path
+) -> None:
+    tokenizer = CodeLlamaTokenizer.load(tiny_tokenizer_dir, config)
+    tokenizer.vocab_size = max(tokenizer.encode("abc"))
+    with pytest.raises(TokenizerError, match=r"text encodes to id \d+, beyond its vocabulary of"):
+        tokenizer.encode_batch(["fine", "abc"])
 
 
 @pytest.mark.parametrize("token_id", [-1, VOCABULARY, 2**40])
@@ -313,16 +322,82 @@ def test_saving_replaces_another_tokenizer_whole(config: Config) -> None:
     assert not (folder / COMPANION_FILES[1]).exists()
 
 
-def test_a_save_that_is_cut_off_leaves_no_tokenizer(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+class CutOffError(Exception):
+    pass
+
+
+def cut_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, but its call of this number, from 1, raises instead."""
+    calls = itertools.count(1)
+
+    def cutting(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == call:
+            raise CutOffError
+        return function(*args, **kwargs)
+
+    return cutting
+
+
+@pytest.mark.parametrize("step", ["unlink", "replace"])
+def test_a_save_that_is_cut_off_at_any_step_is_the_old_one_or_none(
+    tmp_path: Path, config: Config, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
+    source = tmp_path / "another"
+    source.mkdir()
+    for name in COMPANION_FILES:
+        (source / name).write_text(f"{name} of another tokenizer")
+    copy_file(Path(config.tokenizer.source) / TOKENIZER_FILE, source / TOKENIZER_FILE)
+    other = tokenizer_config(tmp_path, tokenizer={"source": str(source)})
+    folder = config.paths.tokenizer_dir
+    cuts = 0
+    for call in itertools.count(1):
+        shutil.rmtree(folder, ignore_errors=True)
+        old = fetch(config)
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, step, cut_at(call, getattr(Path, step)))
+            try:
+                fetch(other)
+                break
+            except CutOffError:
+                cuts += 1
+        if (step, call) == ("unlink", 1):  # the first step is to remove the old one
+            assert CodeLlamaTokenizer.load(folder, config).name == old.name
+            continue
+        with pytest.raises(TokenizerError, match="no tokenizer here"):
+            CodeLlamaTokenizer.load(folder, config)
+        assert load_or_fetch(other).name == "another"
+    assert cuts == len({TOKENIZER_FILE, INFO_FILE, *COMPANION_FILES})
+    assert CodeLlamaTokenizer.load(folder, config).name == "another"
+
+
+def test_a_tokenizer_of_another_source_is_refused(tmp_path: Path, config: Config) -> None:
     fetch(config)
-    monkeypatch.setattr(tokenizer_files, "atomic_write", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        fetch(config)
-    monkeypatch.undo()
-    with pytest.raises(TokenizerError, match="no tokenizer here"):
-        CodeLlamaTokenizer.load(config.paths.tokenizer_dir, config)
+    folder = config.paths.tokenizer_dir
+    other = tokenizer_config(tmp_path, tokenizer={"source": "some/tokenizer"})
+    message = f"{folder}: was fetched from {config.tokenizer.source}, but tokenizer.source is some/"
+    with pytest.raises(TokenizerError, match=re.escape(message)) as caught:
+        load_or_fetch(other)
+    assert "Run `python tokenizer.py` to fetch the configured one" in caught.value.hint
+    assert load_or_fetch(config).source == config.tokenizer.source
+
+
+def test_a_source_folder_may_move(tmp_path: Path, config: Config) -> None:
+    first = fetch(config)
+    moved = shutil.copytree(config.tokenizer.source, tmp_path / "moved")
+    other = tokenizer_config(tmp_path, tokenizer={"source": str(moved)})
+    assert load_or_fetch(other).sha256 == first.sha256
+    with (moved / TOKENIZER_FILE).open("a") as file:
+        file.write("\n")
+    with pytest.raises(TokenizerError, match="was fetched from"):
+        load_or_fetch(other)
+
+
+def test_another_process_that_saves_one_is_named(config: Config) -> None:
+    with (
+        sole_writer(config.paths.tokenizer_dir, "saving a tokenizer to"),
+        pytest.raises(BusyError, match="another process is saving a tokenizer to this folder"),
+    ):
+        load_or_fetch(config)
     load_or_fetch(config)
 
 
@@ -440,7 +515,7 @@ def test_the_hub_serves_the_tokenizer_and_nothing_else(
     assert sorted(FakeHub.served) == [TOKENIZER_FILE, "tokenizer_config.json"]
     assert (tmp_path / "saved" / TOKENIZER_FILE).read_bytes() == content
     info = json.loads((tmp_path / "saved" / INFO_FILE).read_bytes())
-    assert info["name"] == "some/tokenizer"
+    assert info["name"] == info["source"] == "some/tokenizer"
     FakeHub.served.clear()
     assert run_on_hub(hub, tmp_path, "--encode", "The river").stdout == done.stdout
     assert FakeHub.served == []

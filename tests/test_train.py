@@ -102,8 +102,8 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def train_in(workspace: Workspace, *arguments: str) -> None:
-    train.main(["--config", str(workspace.config_path), "--device", "cpu", *arguments])
+def train_in(workspace: Workspace, *arguments: str, device: str = "cpu") -> None:
+    train.main(["--config", str(workspace.config_path), "--device", device, *arguments])
 
 
 @pytest.fixture(params=[1, 4], ids=["no accumulation", "accumulation 4"])
@@ -505,3 +505,47 @@ def test_signals_save_and_say_how_to_resume(
     step = load_checkpoint(run_of(workspace) / LATEST, load_config(workspace.config_path)).step
     assert step is not None
     assert step >= 6
+
+
+def whole_and_resumed_on_a_gpu(
+    workspaces: list[Workspace], after_step: Callable[..., None]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The ends of an uninterrupted run and of one cut after seven steps, each in its workspace."""
+    whole, cut = workspaces
+    train_in(whole, device="cuda")
+    after_step(7, interrupt)
+    with pytest.raises(Interrupted):
+        train_in(cut, device="cuda")
+    train_in(cut, "--resume", str(run_of(cut)), device="cuda")
+    return (
+        state_of(run_of(whole) / LATEST, whole),
+        state_of(run_of(cut) / LATEST, cut),
+    )
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("compiles", [False, True], ids=["eager", "compiled"])
+def test_resuming_on_a_gpu_continues_the_run(
+    compiles: bool, make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    """In bf16 two runs are never the same to the bit there; the random states are."""
+    whole, resumed = whole_and_resumed_on_a_gpu(
+        [make_workspace(compile=compiles) for _ in range(2)], after_step
+    )
+    assert torch.equal(whole["rng"]["cuda"], resumed["rng"]["cuda"])
+    assert whole["metrics"]["losses"] == pytest.approx(resumed["metrics"]["losses"], abs=0.05)
+    assert whole["scheduler"] == resumed["scheduler"]
+
+
+@pytest.mark.cuda
+def test_resuming_on_a_gpu_is_exact_with_deterministic_algorithms(
+    make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        whole, resumed = whole_and_resumed_on_a_gpu(
+            [make_workspace(compile=False, precision="fp32") for _ in range(2)], after_step
+        )
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_same(resumed, whole)

@@ -90,6 +90,42 @@ def test_a_word_like_notes_inside_a_plain_text_does_not_end_it() -> None:
     assert lines_of({"title": "T", "text": text})[-1] == "End."
 
 
+def test_a_dropped_heading_of_a_plain_text_drops_its_section_only() -> None:
+    text = "Intro.|History|It began.|Notes|Perfume notes are layers.|Use|It is used.|Notes"
+    text += "|Smith 1990, p. 4|See also|Other page|After|It ended.|References|Jones (2001)"
+    assert lines_of({"title": "T", "text": text.replace("|", "\n\n")}) == [
+        "Intro.",
+        "History",
+        "It began.",
+        "Notes",
+        "Perfume notes are layers.",
+        "Use",
+        "It is used.",
+        "After",
+        "It ended.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("language", "kept"),
+    [({"identifier": "en"}, True), (None, True), ({"identifier": "cs"}, False)],
+)
+def test_names_of_sections_are_those_of_the_language(language: Json | None, kept: bool) -> None:
+    text = paragraph("A reference is a relation between objects.")
+    record = page(section("", paragraph("Lead.")), section("Reference", text), in_language=language)
+    assert (f"{HEADING}Reference" in lines_of(record)) is kept
+    record["inLanguage"] = record.pop("in_language")
+    assert (f"{HEADING}Reference" in lines_of(record)) is kept
+
+
+def test_a_sentence_with_a_list_is_no_disambiguation_page() -> None:
+    lead = "In logic, a term may mean: a name or a variable, which stand for an object."
+    lines = [lead, *("A long paragraph. " * 20 for _ in range(20))]
+    assert lines_of({"title": "Term", "text": "\n\n".join(lines)})[0] == lead
+    lead = "The word may refer to:"
+    assert lines_of({"title": "Term", "text": "\n\n".join([lead, *lines[1:]])})[0] == lead
+
+
 def test_items_nested_in_a_list_are_not_repeated() -> None:
     nested = items(
         "30 in White",
@@ -188,6 +224,7 @@ def test_pages_that_are_no_articles_say_why(record: Json, reason: str) -> None:
         "Redirect examination, in law, is a trial process.",
         "The word may refer to many things in the theory of signs, as is said below.",
         "REDIRECTED was a film of 2014.",
+        "#Selfie is a 2014 song by the Chainsmokers.",
     ],
 )
 def test_articles_that_look_like_others_are_kept(text: str) -> None:

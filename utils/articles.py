@@ -11,7 +11,7 @@ Iterate over a file, or split at "\\n": `str.splitlines` also splits at U+2029.
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 
@@ -34,6 +34,15 @@ class CleanerSettings(_Record):
     max_bad_share: float
     limit_articles: NonNegativeInt | None  # None: the whole file
 
+    def limit_reached(self, articles: int) -> bool:
+        """Whether cleaning stops after so many, with the rest of the file unread."""
+        return articles == self.limit_articles
+
+    @property
+    def without_limit(self) -> Self:
+        """What decides each article, however many there are."""
+        return self.model_copy(update={"limit_articles": None})
+
 
 class CleanedMarker(_Record):
     """The done marker of one cleaned file: where it comes from, and what happened on the way."""
@@ -44,7 +53,7 @@ class CleanedMarker(_Record):
     input_name: str
     input_bytes: NonNegativeInt
     input_modified_ns: int
-    input_sha256: str
+    input_sha256: str | None  # None: the text is truncated, the rest was not read
     output_bytes: NonNegativeInt
     output_sha256: str
     records: NonNegativeInt  # lines read, good and bad, without blank ones
@@ -53,6 +62,11 @@ class CleanedMarker(_Record):
     dropped: dict[str, int]  # reason -> records
     bad_lines: dict[str, int]  # kind -> lines
     rules: dict[str, int]  # cleaning rule -> articles it changed
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it is only the text of the file's first articles."""
+        return self.settings.limit_reached(self.articles)
 
 
 class ArticleWriter:
@@ -129,6 +143,31 @@ def read_marker(text_path: Path) -> CleanedMarker:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise DataError(f"{path}: not a valid marker: {where}: {first['msg']}", _RERUN) from None
+
+
+def read_markers(cleaned_dir: Path, allow_truncated: bool) -> dict[Path, CleanedMarker]:
+    """The markers of all finished texts, by path, in order.
+
+    Raises DataError as `cleaned_files` and `read_marker` do, if texts were not all cleaned in the
+    same way, and, unless `allow_truncated`, if any holds only the first articles of its file.
+    """
+    markers = {path: read_marker(path) for path in cleaned_files(cleaned_dir)}
+    ways: dict[tuple[int, CleanerSettings], str] = {}
+    for path, marker in markers.items():
+        ways.setdefault((marker.cleaner_version, marker.settings.without_limit), path.name)
+    if len(ways) > 1:
+        raise DataError(
+            f"{cleaned_dir}: {' and '.join(ways.values())} were cleaned by different versions of"
+            " the cleaner, or with different settings",
+            "Run cleaner.py, which redoes what is out of date; delete what has no raw file.",
+        )
+    truncated = [path.name for path, marker in markers.items() if marker.truncated]
+    if truncated and not allow_truncated:
+        raise DataError(
+            f"{cleaned_dir}: cleaner.py --test stopped before the end of {', '.join(truncated)}",
+            "Run cleaner.py without --test, or use --test here as well.",
+        )
+    return markers
 
 
 def write_marker(text_path: Path, marker: CleanedMarker) -> None:

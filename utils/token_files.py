@@ -17,6 +17,7 @@ pickle is ever opened.
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -247,7 +248,7 @@ def write_token_file(
     tokens_path = tokens_path_of(dataset_dir, stem)
     documents_path = documents_path_of(dataset_dir, stem)
     bos, eos = np.array([recipe.bos_token_id], ID_TYPE), np.array([recipe.eos_token_id], ID_TYPE)
-    starts: list[int] = []
+    starts = array("q")
     characters = utf8_bytes = unknown_tokens = 0
     with atomic_write(tokens_path) as output:
         windows = WindowWriter(output, recipe.window, recipe.stride)

@@ -20,23 +20,24 @@ FETCH_AGAIN = "Run `python tokenizer.py` to fetch the tokenizer again."
 
 
 class TokenizerInfo(BaseModel):
-    """tokenizer_info.json: what was saved, and the SHA-256 of each file."""
+    """tokenizer_info.json: what was saved, where it came from, and the SHA-256 of each file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: str
+    source: str | None = None  # the tokenizer.source it was fetched from
     sha256: dict[str, str]
 
 
-def read_tokenizer_files(folder: Path) -> tuple[str, dict[str, bytes]]:
-    """The tokenizer's name and the bytes of its files, by file name.
+def read_tokenizer_files(folder: Path) -> tuple[TokenizerInfo, dict[str, bytes]]:
+    """What is known of the tokenizer, and the bytes of its files, by file name.
 
     A saved folder must hold every file with the digest that was written for it. A plain copy of
     a Hub repository has no digests; its name is the folder's. Raises TokenizerError.
     """
     files = {
         name: (folder / name).read_bytes()
-        for name in (*COMPANION_FILES, TOKENIZER_FILE)  # the order in which they are saved
+        for name in (*COMPANION_FILES, TOKENIZER_FILE)
         if (folder / name).is_file()
     }
     if TOKENIZER_FILE not in files:
@@ -46,7 +47,7 @@ def read_tokenizer_files(folder: Path) -> tuple[str, dict[str, bytes]]:
         )
     info = _read_info(folder / INFO_FILE)
     if info is None:
-        return folder.resolve().name, files
+        return TokenizerInfo(name=folder.resolve().name, sha256={}), files
     for name in sorted({*files, *info.sha256}):
         if name not in files or sha256_of_bytes(files[name]) != info.sha256.get(name):
             raise TokenizerError(
@@ -54,23 +55,26 @@ def read_tokenizer_files(folder: Path) -> tuple[str, dict[str, bytes]]:
                 f" the one in {INFO_FILE})",
                 FETCH_AGAIN,
             )
-    return info.name, files
+    return info, files
 
 
-def write_tokenizer_files(folder: Path, name: str, files: Mapping[str, bytes]) -> None:
+def write_tokenizer_files(
+    folder: Path, name: str, source: str | None, files: Mapping[str, bytes]
+) -> None:
     """Save `files` into `folder`, replacing the tokenizer that is there.
 
-    tokenizer.json is removed first and the digests are written last, so that a save that was cut
-    off never passes for a whole one.
+    tokenizer.json, without which there is no tokenizer, is removed first and written last, after
+    the digests: a save that was cut off never passes for a whole one, or for a plain copy.
     """
     with sole_writer(folder, "saving a tokenizer to"):
         for old in (TOKENIZER_FILE, INFO_FILE, *COMPANION_FILES):
             (folder / old).unlink(missing_ok=True)
-        for file_name, content in files.items():
-            with atomic_write(folder / file_name) as file:
-                file.write(content)
         digests = {file_name: sha256_of_bytes(content) for file_name, content in files.items()}
-        write_json(folder / INFO_FILE, TokenizerInfo(name=name, sha256=digests).model_dump())
+        info = TokenizerInfo(name=name, source=source, sha256=digests)
+        write_json(folder / INFO_FILE, info.model_dump())
+        for file_name in sorted(files, key=TOKENIZER_FILE.__eq__):  # it comes last
+            with atomic_write(folder / file_name) as file:
+                file.write(files[file_name])
 
 
 def download_tokenizer_files(name: str, folder: Path) -> None:

@@ -14,7 +14,7 @@ from utils.array_files import write_header
 
 ID_TYPE = np.dtype("<u2")
 FLUSH_TOKENS = 1 << 20  # collected between writes
-CHECK_WINDOWS = 1 << 13  # compared at once
+CHUNK_WINDOWS = 1 << 13  # copied or compared at once
 
 Ids = NDArray[np.uint16]
 Positions = NDArray[np.int64]
@@ -67,13 +67,16 @@ class WindowWriter:
 
     def _flush(self, at_end: bool = False) -> None:
         stream = np.concatenate(self._held)
-        starts = window_starts(self.tokens, self._window, self._stride)[self.windows :]
-        if not at_end:  # a window that was moved back is not the last: the stream goes on
-            starts = starts[starts % self._stride == 0]
-        if len(starts):
-            rows = sliding_window_view(stream, self._window)[starts - self._held_start]
-            self._output.write(rows.data)  # (starts, window)
-            self.windows += len(starts)
+        count = window_count(self.tokens, self._window, self._stride)
+        last_start = self.tokens - self._window
+        starts = np.arange(self.windows, count, dtype=np.int64) * self._stride
+        # A window that would be moved back is not the last one while the stream goes on.
+        starts = np.minimum(starts, last_start) if at_end else starts[starts <= last_start]
+        for first in range(0, len(starts), CHUNK_WINDOWS):
+            chosen = starts[first : first + CHUNK_WINDOWS] - self._held_start
+            rows = sliding_window_view(stream, self._window)[chosen]
+            self._output.write(rows.data)  # (chosen, window)
+        self.windows += len(starts)
         kept = stream[-self._window :].copy()
         self._held, self._held_start = [kept], self.tokens - len(kept)
         self._flushed = self.tokens
@@ -89,8 +92,8 @@ def join_windows(windows: Ids, tokens: int, stride: int) -> Ids | None:
     stream[: (len(windows) - 1) * stride].reshape(-1, stride)[:] = windows[:-1, :stride]
     stream[tokens - window :] = windows[-1]
     views = sliding_window_view(stream, window)[::stride]
-    for first in range(0, len(windows) - 1, CHECK_WINDOWS):
-        rows = slice(first, min(first + CHECK_WINDOWS, len(windows) - 1))
+    for first in range(0, len(windows) - 1, CHUNK_WINDOWS):
+        rows = slice(first, min(first + CHUNK_WINDOWS, len(windows) - 1))
         if not np.array_equal(views[rows], windows[rows]):
             return None
     return stream

@@ -1,7 +1,5 @@
 """Cleaning one raw file into one cleaned text and its done marker."""
 
-import errno
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -57,7 +55,7 @@ class CleanedFile:
 def reason_to_clean(raw: RawFile, cleaned_dir: Path, settings: CleanerSettings) -> str | None:
     """Why `raw` has to be cleaned, or None if its text is finished and current.
 
-    A text made of the whole file is also current for a run with a limit: a test destroys nothing.
+    A text of the whole file is current for a run with any limit: a test destroys nothing.
     """
     text_path = text_path_of(cleaned_dir, raw.stem)
     if not text_path.exists() and not marker_path_of(text_path).exists():
@@ -67,13 +65,12 @@ def reason_to_clean(raw: RawFile, cleaned_dir: Path, settings: CleanerSettings) 
         text_bytes = text_path.stat().st_size
     except (DataError, FileNotFoundError):
         return "unfinished"
-    wanted = settings
-    if marker.settings.limit_articles is None:
-        wanted = settings.model_copy(update={"limit_articles": None})
     if marker.cleaner_version != CLEANER_VERSION:
         return "the cleaner changed"
-    if marker.settings != wanted:
+    if marker.settings.without_limit != settings.without_limit:
         return "the settings changed"
+    if marker.truncated and marker.settings != settings:
+        return f"it was stopped after {marker.articles:,} articles"
     if text_bytes != marker.output_bytes:
         return "its text was changed"
     return "the raw file changed" if _input_changed(raw, marker) else None
@@ -85,7 +82,7 @@ def _input_changed(raw: RawFile, marker: CleanedMarker) -> bool:
         return True
     if stat.st_mtime_ns == marker.input_modified_ns:
         return False
-    return sha256_of(raw.path) != marker.input_sha256
+    return marker.input_sha256 is None or sha256_of(raw.path) != marker.input_sha256
 
 
 def clean_file(
@@ -97,29 +94,35 @@ def clean_file(
     """Write `raw`'s articles, then the marker that says they are whole.
 
     `report(bytes_read, articles)` is called about every REPORT_BYTES, and may raise to stop.
-    Raises DataError if too many lines are bad, and leaves nothing under a final name then.
+    Raises DataError if the file cannot be read or too many lines are bad, and OSError naming the
+    text if it cannot be written; leaves nothing under a final name then.
     """
     text_path = text_path_of(cleaned_dir, raw.stem)
-    marker_path_of(text_path).unlink(missing_ok=True)  # of an older text
-    stat = raw.path.stat()
     counts = Counts()
-    try:
-        with RawReader(raw) as reader, atomic_write(text_path) as file:
-            writer = ArticleWriter(file)
-            _clean_lines(reader, writer, settings, counts, report)
-            _check_bad_share(raw, counts, settings.max_bad_share)
-            input_sha256 = reader.sha256()
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise OSError(error.errno, os.strerror(error.errno), str(text_path)) from None
-        raise
-    marker = CleanedMarker(
+    with RawReader(raw) as reader:  # which makes DataErrors of its own OSErrors
+        try:
+            marker_path_of(text_path).unlink(missing_ok=True)  # of an older text
+            with atomic_write(text_path) as file:
+                writer = ArticleWriter(file)
+                _clean_lines(reader, writer, settings, counts, report)
+                _check_bad_share(raw, counts, settings.max_bad_share)
+            marker = _marker_of(reader, writer, settings, counts)
+            write_marker(text_path, marker)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(text_path)) from error
+    return CleanedFile(marker, counts.first_bad)
+
+
+def _marker_of(
+    reader: RawReader, writer: ArticleWriter, settings: CleanerSettings, counts: Counts
+) -> CleanedMarker:
+    return CleanedMarker(
         cleaner_version=CLEANER_VERSION,
         settings=settings,
-        input_name=raw.path.name,
-        input_bytes=stat.st_size,
-        input_modified_ns=stat.st_mtime_ns,
-        input_sha256=input_sha256,
+        input_name=reader.raw.path.name,
+        input_bytes=reader.stat.st_size,
+        input_modified_ns=reader.stat.st_mtime_ns,
+        input_sha256=None if settings.limit_reached(writer.articles) else reader.sha256(),
         output_bytes=writer.size_bytes,
         output_sha256=writer.sha256,
         records=counts.records,
@@ -129,8 +132,6 @@ def clean_file(
         bad_lines=_sorted(counts.bad_lines),
         rules=_sorted(counts.rules),
     )
-    write_marker(text_path, marker)
-    return CleanedFile(marker, counts.first_bad)
 
 
 def _sorted(counter: Counter[str]) -> dict[str, int]:
@@ -161,7 +162,7 @@ def _clean_lines(
         text = _cleaned(record, settings.min_characters, counts)
         if text:
             writer.write(text)
-            if writer.articles == settings.limit_articles:
+            if settings.limit_reached(writer.articles):
                 break
     report(reader.bytes_read, writer.articles)
 

@@ -4,19 +4,22 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from ctypes import c_int64
+from multiprocessing import resource_tracker
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from utils.articles import CleanerSettings
 from utils.cleaning.file_cleaner import CleanedFile, clean_file
 from utils.cleaning.raw_files import RawFile
 from utils.errors import DataError, Interrupted
+from utils.files import remove_stale_temporaries
+from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard
 from utils.terminal import Progress, say, warn
 
 POLL_SECONDS = 0.2
@@ -25,36 +28,43 @@ _SHOWN_CHARACTERS = 12  # of a file's stem, beside the progress
 
 def clean_files(
     todo: list[RawFile], cleaned_dir: Path, settings: CleanerSettings, workers: int
-) -> None:
-    """Clean the files, `workers` at a time, and show how far they are.
+) -> int:
+    """Clean the files, `workers` at a time, and show how far they are; returns the bytes read.
 
     A file that cannot be cleaned does not stop the others; at the end DataError names all of
-    them. Ctrl-C and SIGTERM stop the workers, then raise Interrupted.
+    them. A text that cannot be written, as on a full disk, ends the work with an OSError. Ctrl-C
+    and SIGTERM stop the workers, then raise Interrupted.
     """
     context = multiprocessing.get_context("spawn")
     shared = _Shared(context, len(todo))
     workers = min(workers, len(todo))
     files = f"{len(todo)} file{'s' * (len(todo) != 1)}"
     say(f"cleaning {files} with {workers} worker{'s' * (workers != 1)} into {cleaned_dir}")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (shared,))
-    with _interruptible():
+    in_work = _InWork(shared, todo)
+    with InterruptGuard("stopping the workers; finished files are kept") as guard:
+        with _worker_deaths_named(in_work, guard):
+            pool = ProcessPoolExecutor(workers, context, _start_worker, (shared,))
         try:
-            with _ctrl_c_ignored():  # which the worker processes inherit, as they start here
+            with _worker_deaths_named(in_work, guard), _ctrl_c_kept_from_workers():
                 futures = {
                     pool.submit(_clean_in_worker, slot, raw, cleaned_dir, settings): raw
                     for slot, raw in enumerate(todo)
                 }
-            errors = _follow(futures, shared, todo, settings)
+            errors = _follow(futures, in_work, settings, guard)
         except BaseException:
             shared.stop()
-            raise
-        finally:
             pool.shutdown(cancel_futures=True)
+            remove_stale_temporaries(cleaned_dir)  # of workers that a signal ended
+            if guard.received is not None:
+                time.sleep(SAME_SIGNAL_SECONDS)  # the guard must still be here when it comes twice
+            raise
+        pool.shutdown()
     if errors:
         raise DataError(
             "\n".join(str(error) for error in errors),
             f"{len(errors)} of {len(todo)} files failed; the others are finished.",
-        )
+        ) from errors[0].__cause__
+    return sum(shared.bytes_read)
 
 
 class _Shared:
@@ -108,35 +118,71 @@ def _clean_in_worker(
 
 def _follow(
     futures: dict[Future[CleanedFile], RawFile],
-    shared: _Shared,
-    todo: list[RawFile],
+    in_work: "_InWork",
     settings: CleanerSettings,
+    guard: InterruptGuard,
 ) -> list[DataError]:
     """Show progress until all files are done; returns what went wrong with single files."""
     errors: list[DataError] = []
-    in_work = _InWork(shared, todo)
+    shared = in_work.shared
     waiting = set(futures)
-    with _progress(todo, settings.limit_articles) as progress:
+    with _progress(in_work.todo, settings.limit_articles) as progress:
         while waiting:
             done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+            _check_interrupted(guard)
             counted = shared.articles if settings.limit_articles else shared.bytes_read
             progress.advance(sum(counted) - progress.done, in_work.note())
             for future in done:
                 raw = futures[future]
-                try:
+                with _worker_deaths_named(in_work, guard):
+                    error = _error_of(future, raw)
+                in_work.finished.add(raw)
+                if error is None:
                     _say_finished(raw, future.result())
-                    in_work.finished.add(raw)
-                except DataError as error:
-                    in_work.finished.add(raw)
+                else:
                     warn(f"{raw.path.name} failed; the other files go on")
                     errors.append(error)
-                except BrokenProcessPool:
-                    raise DataError(
-                        f"a worker process was killed while {in_work.names()} were in work",
-                        "Out of memory is the usual reason: try fewer --workers. The same command"
-                        " goes on with what is not finished.",
-                    ) from None
     return errors
+
+
+def _check_interrupted(guard: InterruptGuard) -> None:
+    if guard.received is not None:
+        raise Interrupted(
+            f"{signal.Signals(guard.received).name}: stopped; finished files are kept",
+            "The same command goes on with the others.",
+            guard.received,
+        )
+
+
+def _error_of(future: Future[CleanedFile], raw: RawFile) -> DataError | None:
+    """What went wrong with this file alone; raises what concerns them all."""
+    error = future.exception()
+    if error is None or isinstance(error, DataError):
+        return error
+    if isinstance(error, (BrokenProcessPool, OSError)):  # no worker; no place to write
+        raise error
+    if isinstance(error, MemoryError):
+        what, hint = "out of memory", "Try fewer --workers."
+    else:
+        what = f"unexpected {type(error).__name__}: {error}"
+        hint = "This is a fault of the program. Run again with --debug and report what it shows."
+    named = DataError(f"{raw.path}: {what}", hint)
+    named.__cause__ = error
+    return named
+
+
+@contextmanager
+def _worker_deaths_named(in_work: "_InWork", guard: InterruptGuard) -> Iterator[None]:
+    """A worker that was killed, or could not even start: its pipe is broken then."""
+    try:
+        yield
+    except (BrokenProcessPool, BrokenPipeError, EOFError):
+        _check_interrupted(guard)  # SIGTERM to the whole group ends workers too
+        raise DataError(
+            f"a worker process was killed while {in_work.names()} were in work",
+            "Out of memory is the usual reason: try fewer --workers. The same command goes on"
+            " with what is not finished.",
+        ) from None
 
 
 def _progress(todo: list[RawFile], limit_articles: int | None) -> Progress:
@@ -182,30 +228,18 @@ def _say_finished(raw: RawFile, result: CleanedFile) -> None:
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into Interrupted, so that workers are stopped and nothing is torn."""
+def _ctrl_c_kept_from_workers() -> Iterator[None]:
+    """Ctrl-C reaches every process of a terminal, but only the parent is to act on it.
 
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(
-            f"{signal.Signals(number).name}: stopped; finished files are kept",
-            "The same command goes on with the others.",
-            number,
-        )
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, interrupt) for number in handled]
+    Processes that start meanwhile inherit the blocked SIGINT; ours comes when the block ends.
+    SIGTERM must reach workers: the executor ends them with it when one of them was killed.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no signals to inherit
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would unblock it
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:
-        for number, handler in zip(handled, previous, strict=True):
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Ctrl-C reaches every process of a terminal, but only the parent is to act on it."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

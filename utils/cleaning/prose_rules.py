@@ -1,61 +1,33 @@
-"""Cleaning rules for prose, which see no lines of code: see utils/text_rules.py.
+"""Cleaning rules for the punctuation of prose; they see no lines of code: see text_rules.py.
 
 Each begins with a cheap test for what it looks for, since most articles hold little of it, and
 most patterns begin with a literal, which the regular expression engine finds fastest.
 """
 
-import html
 import re
 from re import Match
 
+from utils.cleaning import prose_words as words
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# Tags of wiki markup. Names such as <b> or <a> are left: articles about HTML speak of them.
-_TAG_NAMES = (
-    "blockquote|br|center|chem|div|dfn|gallery|hiero|imagemap|includeonly|mapframe|math|noinclude"
-    "|nowiki|onlyinclude|poem|references|ref|samp|score|section|small|span|sub|sup"
-    "|templatestyles|timeline|tt|wbr"
-)
-_REFERENCE = re.compile(r"<ref(?: [^<>\n]*)?(?<!/)>[^\n]*?</ref>", re.IGNORECASE)
-_TAG = re.compile(rf"</?({_TAG_NAMES})(?: [^<>\n]*)?/?>", re.IGNORECASE)
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,31}[0-9]{0,2});")
-_TEMPLATE_NAMES = (
-    "cit|clarify|convert|dead link|efn|fact|ipa|lang|main|refn|reflist|see also|sfn|webarchive"
-)
-_TEMPLATE = re.compile(
-    rf" ?\{{\{{(?: *(?:{_TEMPLATE_NAMES})[^{{}}\n]*|[^{{}}|\n]+\|[^{{}}\n]*)\}}\}}"
-    r"(?:: CS1 [^.\n]*?\(link\))?",
-    re.IGNORECASE,
-)
-_OPEN_SUBSTITUTION = re.compile(r"\{\{ ?subst:[^\n]*|^[^{\n]*\} ?\} ?\}\}[^\n]*", re.MULTILINE)
-_MATH_STARTS = ("{\\displaystyle", "{\\textstyle", "{\\scriptstyle")
-_FORMULA_LINE = re.compile(r"^(?:formula_[0-9]+[ ,.;:]*)+$", re.MULTILINE)
-_FOOTNOTE = re.compile(r"^ ?↑[^\n]*", re.MULTILINE)
-_COORDINATES = re.compile(r"^(?:Coordinates|Koordinaten): [0-9°′″'\". NSEWO/;+−-]*$", re.MULTILINE)
-_CITATION = re.compile(
-    r"\[(?<=[.,;:!?”’]\[)(?:[0-9]{1,3}|(?:note|nb|n) [0-9]{1,3})\]"
-    r"(?:\[(?:[0-9]{1,3}|(?:note|nb|n) [0-9]{1,3})\])*(?!\w)"
-)
-_EDITORIAL = re.compile(
-    r"\[(?:citation needed|clarification needed|who\?|when\?|where\?|which\?|by whom\?"
-    r"|according to whom\?|dubious – discuss|dead link|better source needed|page needed"
-    r"|failed verification|update needed|vague)\]"
-)
-_LISTEN = re.compile(r",? ?\(listen\)(?=\))| ?\(listen\)")
 _IPA = re.compile(r"/ ?([^/\n]{1,90}?) /")
 _IPA_LETTERS = frozenset("ˈˌːəɪʊɔɛæɑɒʌɜʃʒθðŋɡɹɾɐɨɯøœɲʁχɣβ")
 _LABEL = re.compile(
-    r"(?<=[(;,])( ?)(?:(?:[A-Z][\w-]*(?: [\w-]+){0,2} )?(?:pronunciation|pronounced|IPA):"
-    r"|pronounced |[A-Z][\w-]+(?: [A-Z][\w-]+)?:) ?(?=[;,)])"
+    r"(?<=[(;,])( ?)(?:(?:[A-Z][\w-]*(?: [\w-]+){0,2} )?(?:pronunciation|pronounced|IPA|AFI):"
+    rf"|pronounced |(?:[A-Z][\w-]+ ){{0,2}}(?:{words.LANGUAGES}):) ?(?=[;,)])"
 )
 _LABEL_ENDS = (":;", ":,", ":)", ": ;", ": ,", ": )", "ed ;", "ed ,", "ed )")
 _OPENING_SEPARATORS = re.compile(r"\((?: ?[;,])+ ?(?=[^\s;,)])")
+_CLOSING_SEPARATORS = re.compile(r"[;,](?: ?[;,])* ?\)")
+_OPENING_SPACE = re.compile(r"\( (?![ ;,)])")
+_CLOSING_SPACE = re.compile(r" \)(?<![ ;,(] \))")
+_LOOP = re.compile(r"\b(?:for|while) ?\([^()\n]*$")
+_CODE_SIGNS = frozenset("=<>{}")
+_TWO_WORDS = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,}|\b[A-Z]|[^\x00-\x7f]|[\"”]")
+_DEFINED = re.compile(r"^An? [a-z]+$")  # "A quark () is"
+_DOTTED_NAME = re.compile(r"\w[._:]+[A-Za-z]{2,}")
 _FOREIGN_END = re.compile(r",\)(?<=[^\x00-\x7f],\))")
 _REPEATED_SEPARATORS = re.compile(r"[;,](?: [;,])+")
-_EMPTY_PARENTHESES = re.compile(r" \((?:[ ;,]|\"\"|“”)*\)(?![\[{(=\w]|\.\w)")
+_EMPTY_PARENTHESES = re.compile(r"(?: \((?:[ ;,]|\"\"|“”)*\))+(?![\[{(=\w]|\.\w)")
 _SPACED_QUOTES = re.compile(r' " ([^"\n]+) "(?=[ ,.;:!?)]|$)', re.MULTILINE)
 _DOUBLED_QUOTES = re.compile(r'""(?<!""")(?:(\w(?:[^"\n]*[^\s"])?)""(?!")|(?<![^ (]"")(?=\w))')
 _POSSESSIVE = re.compile(r" 's(?<=[\w.\"”’)\]] 's)\b(?![-'’])| ’s(?<=[\w.\"”’)\]] ’s)\b(?![-'’])")
@@ -67,111 +39,6 @@ _DOUBLED_FULL_STOP = re.compile(r"\.\.(?:(?<=[^\W\d_]\.\.)(?=$| )|(?<=[0-9]\.\.)
 _GLUED = re.compile(r"[.?!](?=([A-Z][a-z]*)[ ,])")
 _RUN = re.compile("  +")
 _VOWELS = frozenset("aeiouyàáâãäåæèéêëìíîïòóôõöøùúûüýаеёиоуыэюя")
-# A word before " -word" after which the hyphen belongs to an affix or an option: "from n to -ng".
-_BEFORE_AFFIX = _words(
-    "a also an and are as at between by ending endings for form forms from in into is like of on"
-    " option or prefix suffix suffixes than that the their these this to use with"
-)
-# Words that begin a sentence. Class names of programs, "threading.Thread", are not among them.
-_STARTERS = _words(
-    "A About According Actual Additional Additionally After Afterwards Again Al All Almost Along"
-    " Already Also Although Among An And Another Any Apart Around As Aside At Because Before Being"
-    " Besides Between Beyond Both But By Certain Consequently Contrary Currently Despite Due During"
-    " Each Early Earlier Either Enclosed Eventually Even Every Examples Finally Firstly Following"
-    " For Formerly From Furthermore Further Given Had Has Have Having He Hence Her Here Him His How"
-    " However I If Important In Indeed Initially Instead Is Issues It Its Just Last Late Later Like"
-    " Likewise Many Meanwhile Moreover More Most Much My Near Nearly Neither Nevertheless New No"
-    " None Nor Not Notable Notably Now Of Often On Once One Only Or Originally Other Others Our Out"
-    " Over Part Perhaps Previously Prior Rather Recent Recently Regarding She Shortly Similar"
-    " Similarly Since So Some Sometimes Soon Starting Steadily Still Subsequent Subsequently Such"
-    " Than That The Their Then There Thereafter Therefore These They This Those Though Three"
-    " Through Throughout Thus To Today Together Two Typically Ultimately Under Unlike Until Up Upon"
-    " Using Usually Various Was We Were What When Where Whereas Whether Which While Who Why With"
-    " Within Without Yet You Your"
-)
-
-
-def html_entities(text: str) -> str:
-    """Entities as the characters they stand for."""
-    while "&" in text and (after := _ENTITY.sub(_character, text)) != text:
-        text = after  # "&amp;lt;" needs two rounds
-    return text
-
-
-def _character(match: Match[str]) -> str:
-    character = html.unescape(match[0])
-    if character.isspace():
-        return " "
-    return character if character == match[0] or character.isprintable() else ""
-
-
-def html_tags(text: str) -> str:
-    """Leftovers of wiki markup: references with their content, other tags without."""
-    if "<" not in text:
-        return text
-    return _TAG.sub(_tag, _REFERENCE.sub("", text) if "</" in text else text)
-
-
-def _tag(match: Match[str]) -> str:
-    return " " if match[1].lower() == "br" else ""
-
-
-def templates(text: str) -> str:
-    """Templates that were not expanded, and the citation errors they left."""
-    text = _TEMPLATE.sub("", text) if "{{" in text else text
-    return _OPEN_SUBSTITUTION.sub("", text) if "{{subst:" in text or "}}" in text else text
-
-
-def doubled_math(text: str) -> str:
-    """The LaTeX behind a formula that is already there in plain characters."""
-    if not any(start in text for start in _MATH_STARTS):
-        return text
-    for start in _MATH_STARTS:
-        begin = text.find(start)
-        while begin >= 0:
-            end = _closing_brace(text, begin)
-            text = text[:begin].removesuffix(" ") + text[end:]
-            begin = text.find(start, max(begin - 1, 0))
-    return text
-
-
-def _closing_brace(text: str, begin: int) -> int:
-    """The place after the brace that closes the one at `begin`, or the end of the line."""
-    line_end = text.find("\n", begin)
-    line_end = len(text) if line_end < 0 else line_end
-    depth = 0
-    for place in range(begin, line_end):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return place + 1
-    return line_end
-
-
-def missing_formula(text: str) -> str:
-    """Lines that hold nothing but the place of a lost formula."""
-    return _FORMULA_LINE.sub("", text) if "formula_" in text else text
-
-
-def footnotes(text: str) -> str:
-    """Lines of footnotes."""
-    return _FOOTNOTE.sub("", text) if "↑" in text else text
-
-
-def coordinates(text: str) -> str:
-    """Lines that hold only the place on the globe."""
-    return _COORDINATES.sub("", text) if "°" in text else text
-
-
-def citations(text: str) -> str:
-    """Numbers of references behind punctuation (x[1] is code), and editors' remarks."""
-    if "[" not in text:
-        return text
-    return _EDITORIAL.sub("", _CITATION.sub("", text))
-
-
-def listen(text: str) -> str:
-    """The label of a link to a recording."""
-    return _LISTEN.sub("", text) if "(listen)" in text else text
 
 
 def spaced_ipa(text: str) -> str:
@@ -181,7 +48,7 @@ def spaced_ipa(text: str) -> str:
 
 def _joined_ipa(match: Match[str]) -> str:
     sounds = match[1]
-    spaced = " " in sounds and max(map(len, sounds.split())) <= 3
+    spaced = " " in sounds and max(map(len, sounds.split()), default=4) <= 3
     if not spaced or _IPA_LETTERS.isdisjoint(sounds):
         return match[0]
     return f"/{sounds.replace(', ', ',').replace(' ', '').replace(',', ', ')}/"
@@ -195,38 +62,89 @@ def emptied_labels(text: str) -> str:
 
 
 def _inside_parentheses(match: Match[str]) -> str:
-    text = match.string
-    line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
-    return match[1] if line.count("(") > line.count(")") else match[0]
+    before = _before(match, 300)
+    return match[1] if before.count("(") > before.count(")") else match[0]
+
+
+def _before(match: Match[str], characters: int) -> str:
+    """What stands before a match in its line, of so many characters at most."""
+    begin = max(match.start() - characters, 0)
+    return match.string[begin : match.start()].rpartition("\n")[2]
 
 
 def emptied_parentheses(text: str) -> str:
-    """Parentheses that lost all of their content or some of it, and spaces inside their ends."""
+    """Parentheses that lost all of their content or some of it, and spaces inside their ends.
+
+    Those of code are told by what stands before and in them: "printf ()", "(a, )", "for (;;)".
+    """
     if "(;" in text or "(," in text or "( " in text:
-        text = _OPENING_SEPARATORS.sub("(", text)
+        text = _OPENING_SEPARATORS.sub(_opened, text)
     if ",)" in text:
         text = _FOREIGN_END.sub(")", text)
-    for end in (", )", "; )", ";)", " )"):  # not ",)": (1,) is a tuple
-        text = text.replace(end, ")")
+    if " )" in text or ";)" in text:
+        text = _CLOSING_SPACE.sub(")", _CLOSING_SEPARATORS.sub(_closed, text))
     if "; ;" in text or ", ;" in text or "; ," in text or ", ," in text:
         text = _REPEATED_SEPARATORS.sub(_strongest, text)
-    if any(mark in text for mark in ("()", "(,)", '"")', "“”)")):
-        text = _EMPTY_PARENTHESES.sub(_nothing_after_word, text)
-    return text.replace("( ", "(")
+    if any(mark in text for mark in ("()", "(,)", ' ("', " (“", " )", ";)")):
+        text = _EMPTY_PARENTHESES.sub(_nothing_after_name, text)
+    return _OPENING_SPACE.sub("(", text) if "( " in text else text
+
+
+def _opened(match: Match[str]) -> str:
+    return match[0] if _is_call(_before(match, 40)) else "("
+
+
+def _is_call(before: str) -> bool:
+    """Whether a parenthesis after this belongs to a function or a loop."""
+    return (
+        before[-1:].isalnum()
+        or before.rpartition(" (")[0].endswith(words.LOOPS)
+        or (before[:-1].endswith(words.LOOPS) and before[-1] == " ")
+    )
+
+
+def _closed(match: Match[str]) -> str:
+    if match[0] == ",)":
+        return match[0]  # "(1,)" is a tuple
+    outside, parenthesis, inside = _before(match, 200).rpartition("(")
+    if not parenthesis or _is_call(outside) or not _CODE_SIGNS.isdisjoint(inside):
+        return match[0]
+    return ")" if _TWO_WORDS.search(inside) else match[0]
 
 
 def _strongest(match: Match[str]) -> str:
+    if _LOOP.search(_before(match, 80)):
+        return match[0]
     return ";" if ";" in match[0] else ","
 
 
-def _nothing_after_word(match: Match[str]) -> str:
-    before = match.string[match.start() - 1] if match.start() else " "
-    return "" if before.isalnum() or before in "\"'”’»)]}.!?%*" else match[0]
+def _nothing_after_name(match: Match[str]) -> str:
+    """Nothing where the parentheses held a foreign or phonetic form of the word before."""
+    before = _before(match, 40)
+    if before.endswith(words.LOOPS) or ";;" in match[0] or not before or before[-1].isspace():
+        return match[0]
+    if (
+        "; " in match[0] or ", " in match[0] or " ;" in match[0] or " ," in match[0]
+    ):  # ", ;" is no code's
+        return "" if before[-1].isalnum() or before[-1] in "\"'”’»)]}.?!%*" else match[0]
+    word = before.split()[-1].lstrip("([\"'“‘«")
+    is_quoted = before[-1] in "\"'”’»"
+    is_name = word[:1].isupper() or word[:1].isdigit() or not word.isascii()
+    is_word = before[-1].isalnum() and not _DOTTED_NAME.search(word) and "(" not in word
+    is_defined = _DEFINED.search(before) is not None
+    return "" if is_quoted or is_defined or (is_name and is_word) else match[0]
 
 
 def spaced_quotes(text: str) -> str:
     """Quotation marks with spaces inside; the spaces outside tell them from a gap between two."""
-    return _SPACED_QUOTES.sub(r' "\1"', text) if ' " ' in text else text
+    return _SPACED_QUOTES.sub(_quoted, text) if ' " ' in text else text
+
+
+def _quoted(match: Match[str]) -> str:
+    """The quotation without the spaces; two marks may be inches, as in 5 " by 6 " or 10 " tall."""
+    after_number = match.string[match.start() - 1 : match.start()].isdigit()
+    is_inches = after_number and (match[1][0].islower() or match[1][-1].isdigit())
+    return match[0] if is_inches else f' "{match[1]}"'
 
 
 def doubled_quotes(text: str) -> str:
@@ -246,26 +164,40 @@ def spaced_possessive(text: str) -> str:
 
 
 def spaced_hyphen(text: str) -> str:
-    """A space on one side of a hyphen; a dash has one on both sides, an option (-v) is short."""
+    """A space on one side of a hyphen; a dash has one on both sides, an option stands apart."""
     if " -" not in text:
         return text
-    return _HYPHEN.sub(_joined_hyphen, _RESPELLED.sub("-", text))
+    return _HYPHEN.sub(_joined_hyphen, _RESPELLED.sub(_respelled, text))
+
+
+def _respelled(match: Match[str]) -> str:
+    next_word = match.string[match.end() : match.end() + 40].split()[0]
+    return match[0] if next_word in words.BEFORE_AFFIX else "-"  # "1,6- and -2,6-phosphate"
 
 
 def _joined_hyphen(match: Match[str]) -> str:
-    before = match.string[max(match.start() - 40, 0) : match.start()]
-    words = before.split()
-    if not words or before[-1].isspace() or not before[-1].isalnum():
+    before = _before(match, 40)
+    if not before or not before[-1].isalnum():
         return match[0]
-    word, next_word = words[-1], match[1]
-    is_name = len(word) > 1 and (word[0].isupper() or word[0].isdigit())
+    word, next_word = before.split()[-1], match[1]
+    is_stressed = word.rpartition("-")[2].isupper()  # "KARR -ee", "stə-FAH -nee"
+    is_name = len(word) > 1 and (word[0].isupper() or word[0].isdigit() or is_stressed)
+    if not is_name:
+        return "-" if _is_compound(word, next_word) else match[0]
+    if not next_word.isascii():
+        return "-"
     is_word = len(next_word) > 2 and not _VOWELS.isdisjoint(next_word.lower())  # not "tar -xzf"
-    is_pair = is_word and word.lower() not in _BEFORE_AFFIX
-    if next_word[0].isupper() and not is_name:
-        return match[0]  # "in the world -Malawi" is a dash
-    is_respelled = len(next_word) > 1 and word.rpartition("-")[2].isupper()  # "KARR -ee"
-    is_foreign = not next_word.isascii()
-    return "-" if is_pair or (is_name and (is_respelled or is_foreign)) else match[0]
+    is_respelled = len(next_word) > 1 and is_stressed
+    is_option = next_word in words.OPTIONS or word.lower() in words.BEFORE_AFFIX
+    return "-" if (is_word or is_respelled) and not is_option else match[0]
+
+
+def _is_compound(word: str, next_word: str) -> bool:
+    """Whether an ordinary word and what follows are one: "rodent -like", not "find -name"."""
+    if word.lower() in words.BEFORE_AFFIX or next_word in words.OPTIONS:
+        return False
+    is_participle = len(next_word) > 4 and next_word.endswith(("ed", "ing"))
+    return is_participle or next_word in words.COMPOUND_TAILS or word.lower() in words.PREFIXES
 
 
 def spaced_punctuation(text: str) -> str:
@@ -283,16 +215,26 @@ def doubled_full_stop(text: str) -> str:
 
 
 def glued_sentences(text: str) -> str:
-    """No space between two sentences."""
+    """No space between two sentences; a name in a program, "typing.Any", is one word."""
     return _GLUED.sub(_apart, text)
 
 
 def _apart(match: Match[str]) -> str:
-    before = match.string[max(match.start() - 40, 0) : match.start()]
+    before = _before(match, 40)
     token = before.split()[-1] if before and not before[-1].isspace() else ""
     ends = len(token) > 1 and (token[-1].islower() or token[-1].isdigit() or token[-1] in ')]"”')
     is_address = any(sign in token for sign in "./@_\\=")
-    return f"{match[0]} " if ends and not is_address and match[1] in _STARTERS else match[0]
+    return f"{match[0]} " if ends and not is_address and _begins_sentence(match) else match[0]
+
+
+def _begins_sentence(match: Match[str]) -> bool:
+    if match[1] not in words.STARTERS_AND_NAMES:
+        return match[1] in words.STARTERS
+    begin = match.end(1) + 1  # after the space or comma
+    after = match.string[begin : begin + 20].partition("\n")[0].partition(" ")[0].rstrip(",")
+    return match.string[begin - 1] == " " and (
+        after in words.AFTER_STARTER or after[:1].isdigit() or after[:1].isupper()
+    )
 
 
 def runs_of_spaces(text: str) -> str:

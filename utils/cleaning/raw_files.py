@@ -4,6 +4,7 @@ import bz2
 import gzip
 import hashlib
 import io
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,10 +32,7 @@ class RawFile:
     path: Path
     stem: str
     compression: str  # "", ".gz", ".zst" or ".bz2"
-
-    @property
-    def size_bytes(self) -> int:
-        return self.path.stat().st_size
+    size_bytes: int  # as stored, when it was found
 
 
 def find_raw_files(folder: Path) -> list[RawFile]:
@@ -79,7 +77,7 @@ def _as_raw_file(path: Path) -> RawFile | None:
     for suffix in LINE_SUFFIXES:
         if name.endswith(suffix) and not name.startswith("."):
             stem = path.name[: len(name) - len(suffix)]
-            return RawFile(path, stem, compression) if stem else None
+            return RawFile(path, stem, compression, path.stat().st_size) if stem else None
     return None
 
 
@@ -89,7 +87,8 @@ class RawReader:
     Memory is bounded: a line longer than MAX_LINE_BYTES is yielded cut to MAX_LINE_BYTES + 1
     bytes and its rest skipped. A byte order mark at the start of the file is skipped (RFC 8259).
     `bytes_read` counts bytes of the file as stored, so it measures progress also when they are
-    compressed. Raises DataError where compressed data is damaged or ends early.
+    compressed. Raises DataError where the file cannot be read, and where compressed data is
+    damaged or ends early.
     """
 
     def __init__(self, raw: RawFile) -> None:
@@ -97,7 +96,12 @@ class RawReader:
         self.lines_read = 0
 
     def __enter__(self) -> Self:
-        self._source = _Source(self.raw.path.open("rb", buffering=0))
+        try:
+            file = self.raw.path.open("rb", buffering=0)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        self.stat = os.fstat(file.fileno())
+        self._source = _Source(file)
         self._file = _DECOMPRESSORS[self.raw.compression](self._source)
         return self
 
@@ -119,7 +123,7 @@ class RawReader:
             yield from self._lines()
         except (zlib.error, zstandard.ZstdError, EOFError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's fault, not the data's
+                raise self._unreadable(error) from None  # the disk's fault, not the data's
             raise DataError(
                 f"{self.raw.path}: damaged {self.raw.compression} data after line"
                 f" {self.lines_read}: {error}",
@@ -139,10 +143,19 @@ class RawReader:
                     rest = readline(limit)
             yield line
 
+    def _unreadable(self, error: OSError) -> DataError:
+        return DataError(
+            f"{self.raw.path}: cannot be read after line {self.lines_read}: {error.strerror}",
+            "Mend its permissions or its disk, or copy the file again.",
+        )
+
     def sha256(self) -> str:
         """Hexadecimal SHA-256 of the whole file as stored; reads what the lines have not."""
-        while self._source.read(_BUFFER_BYTES):
-            pass
+        try:
+            while self._source.read(_BUFFER_BYTES):
+                pass
+        except OSError as error:
+            raise self._unreadable(error) from None
         return self._source.digest.hexdigest()
 
 

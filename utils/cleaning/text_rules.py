@@ -12,10 +12,11 @@ that begin with two spaces, a tab, Python's prompt or the border of a drawn tabl
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from utils.cleaning import markup_rules as markup
 from utils.cleaning import prose_rules as prose
 from utils.cleaning import unicode_rules as characters
 
-CLEANER_VERSION = 1  # raise it with any change of the text that cleaner.py writes
+CLEANER_VERSION = 2  # raise it with any change of the text that cleaner.py writes
 
 # One or more at the start of a line: a heading, and its depth.
 HEADING = "\x02"
@@ -52,22 +53,25 @@ RULES = (
     Rule("unusual", characters.stray_joiners, "Lanka\u200d: ශ්\u200dරී", "Lanka: ශ්\u200dරී"),
     Rule("unusual", characters.recomposed, "Cafe\u0301", "Café"),
     Rule("all", characters.trailing_space, "One. \nTwo.", "One.\nTwo."),
-    Rule("prose", prose.html_entities, "Q&amp;A &ndash; 5&nbsp;km", "Q&A – 5 km"),
-    Rule("prose", prose.html_tags, "H<sub>2</sub>O<br/>is<ref>[1]</ref> wet", "H2O is wet"),
+    Rule("prose", markup.html_entities, "Q&amp;A &ndash; 5&nbsp;km", "Q&A – 5 km"),
+    Rule("prose", markup.html_tags, "H<sub>2</sub>O<br/>is<ref>[1]</ref> wet", "H2O is wet"),
     Rule(
         "prose",
-        prose.doubled_math,
+        markup.doubled_math,
         "the map A i → B {\\displaystyle A_{i}\\to B} is",
         "the map A i → B is",
     ),
-    Rule("prose", prose.templates, "London. {{ cite book }}: CS1 maint: x (link)", "London."),
-    Rule("prose", prose.missing_formula, "formula_25.", ""),
-    Rule("prose", prose.footnotes, "↑ Corn 1997, p. 78", ""),
-    Rule("prose", prose.coordinates, "Coordinates: 25°18′N 83°01′E / 25.30°N 83.01°E", ""),
+    Rule("prose", markup.templates, "London. {{ cite book }}: CS1 maint: x (link)", "London."),
+    Rule("prose", markup.missing_formula, "formula_25.", ""),
+    Rule("prose", markup.footnotes, "↑ Corn 1997, p. 78", ""),
+    Rule("prose", markup.coordinates, "Coordinates: 25°18′N 83°01′E / 25.30°N 83.01°E", ""),
     Rule(
-        "prose", prose.citations, "It fell.[3][12] Later[citation needed] too", "It fell. Later too"
+        "prose",
+        markup.citations,
+        "It fell.[3][12] Later[citation needed] too",
+        "It fell. Later too",
     ),
-    Rule("prose", prose.listen, "Kyōto (listen), Japan", "Kyōto, Japan"),
+    Rule("prose", markup.listen, "Kyōto (listen), Japan", "Kyōto, Japan"),
     Rule("prose", prose.spaced_ipa, "Toyota (/ t ɔɪ ˈ j oʊ t ə /)", "Toyota (/tɔɪˈjoʊtə/)"),
     Rule(
         "prose",
@@ -76,7 +80,10 @@ RULES = (
         "Messi (; born 1987)",
     ),
     Rule(
-        "prose", prose.emptied_parentheses, "Volta (; ; born 1745) was ()", "Volta (born 1745) was"
+        "prose",
+        prose.emptied_parentheses,
+        "Volta (; ; born 1745) of Como ()",
+        "Volta (born 1745) of Como",
     ),
     Rule("prose", prose.spaced_quotes, 'the song " Sing ", from', 'the song "Sing", from'),
     Rule("prose", prose.doubled_quotes, 'Old French ""jouel"" and', 'Old French "jouel" and'),
@@ -122,7 +129,7 @@ def clean(text: str, fired: set[str] | None = None) -> str:
 
 def clean_title(title: str) -> str:
     """A title as one line; only characters are cleaned, since "( )" is the name of an album."""
-    title = prose.html_entities(without_marks(title))
+    title = markup.html_entities(without_marks(title))
     return " ".join(_apply(_ALL, title, set()).split())
 
 

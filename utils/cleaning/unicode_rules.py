@@ -1,4 +1,4 @@
-"""Cleaning rules for characters, in any text: see utils/text_rules.py."""
+"""Cleaning rules for characters, in any text: see text_rules.py."""
 
 import re
 import unicodedata
@@ -11,8 +11,17 @@ _INVISIBLE = re.compile(
     "[\x00\x01\x04-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f"
     "\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffc\ufffe\uffff]+"
 )
+_MANY_MARKS = re.compile(
+    "([\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u1ab0-\u1aff\u1dc0-\u1dff"
+    "\u20d0-\u20ff\ufe20-\ufe2f]{30})"
+    "[\u0300-\u036f\u0483-\u0489\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u1ab0-\u1aff\u1dc0-\u1dff"
+    "\u20d0-\u20ff\ufe20-\ufe2f]+"
+)
 # Joiners are spelling in Persian, Sinhala and emoji, and rubbish beside ASCII.
-_STRAY_JOINERS = re.compile("(?<![^\x00-\x7f])[\u200c\u200d]+|[\u200c\u200d]+(?![^\x00-\x7f])")
+# Each run of them is looked at once, however long.
+_STRAY_JOINERS = re.compile(
+    "(?<![^\x00-\x7f])[\u200c\u200d]+|(?<![\u200c\u200d])[\u200c\u200d]++(?![^\x00-\x7f])"
+)
 
 
 def has_unusual_characters(text: str) -> bool:
@@ -28,8 +37,13 @@ def line_breaks(text: str) -> str:
 
 
 def composed(text: str) -> str:
-    """Unicode normal form NFC."""
-    return unicodedata.normalize("NFC", text)
+    """Unicode normal form NFC, with no more marks on a letter than Unicode's stream-safe format.
+
+    Putting marks in order takes the square of their number.
+    """
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFC", _MANY_MARKS.sub(r"\1", text))
 
 
 def plain_spaces(text: str) -> str:
@@ -56,6 +70,6 @@ def recomposed(text: str) -> str:
 
 def trailing_space(text: str) -> str:
     """Spaces before a line's end removed."""
-    while " \n" in text or "\t\n" in text:
-        text = text.replace(" \n", "\n").replace("\t\n", "\n")
+    if " \n" in text or "\t\n" in text:
+        text = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
     return text.rstrip(" \t")

@@ -13,12 +13,20 @@ from typing import NamedTuple
 import msgspec
 
 from utils.cleaning import wikipedia_names as names
+from utils.cleaning.nested_items import without_children
 from utils.cleaning.raw_files import BYTE_ORDER_MARK, MAX_LINE_BYTES
+from utils.cleaning.sections import (
+    LONGEST_ITEM,
+    SectionNames,
+    is_item,
+    plain_name,
+    section_names,
+    without_sections,
+)
 from utils.cleaning.text_rules import CODE, HEADING, without_marks
 
 _LEAD_NAME = "abstract"
 _NOT_TEXT = frozenset({"image", "gallery", "table", "infobox"})
-_SHORTEST_PARAGRAPH = 300  # characters; what is shorter, at a plain text's end, may be a source
 _LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
@@ -57,6 +65,10 @@ class _Namespace(msgspec.Struct, gc=False):
     identifier: int | None = None
 
 
+class _Language(msgspec.Struct, gc=False):
+    identifier: str | None = None
+
+
 class _Html(msgspec.Struct, gc=False):
     """Enterprise HTML's text, which is not read."""
 
@@ -68,6 +80,8 @@ class _Record(msgspec.Struct, gc=False):
     abstract: str | None = None
     description: str | None = None
     namespace: _Namespace | None = None
+    in_language: _Language | None = None
+    inLanguage: _Language | None = None  # noqa: N815 - as the SDK writes it
     sections: list[_Part] | str | None = None
     article_sections: list[_Part] | str | None = None
     article_body: _Html | None = None
@@ -140,59 +154,64 @@ def _article(record: _Record, sections: list[_Part], line: bytes) -> Article | D
         raise _unknown_shape(_KEYS.decode(line))
     if record.namespace is not None and record.namespace.identifier:
         return Dropped("other_namespace")
+    language = record.in_language or record.inLanguage
+    dropped = section_names(language.identifier if language else None)
     if record.text is not None and not sections:
-        lines = _plain_lines(title, record.text)
+        lines = _plain_lines(title, record.text, dropped)
     else:
-        lines = _structured_lines(record.abstract, sections)
-    first = next((line for line in lines if line and not line.startswith(HEADING)), "")
-    if not first:
-        return Dropped("empty")
-    reason = _not_an_article(title, record.description, first, len(lines))
+        lines = _structured_lines(record.abstract, sections, dropped)
+    reason = _not_an_article(title, record.description, lines)
     return Dropped(reason) if reason else Article(title, "\n".join(lines))
 
 
-def _not_an_article(title: str, description: str | None, lead: str, lines: int) -> str | None:
+def _not_an_article(title: str, description: str | None, lines: list[str]) -> str | None:
     """Why a page is no article, judged by what stands in front, or None."""
+    text = [line.strip() for line in lines if line and not line.startswith(HEADING)]
+    if not text:
+        return "empty"
     about = description.strip().lower() if description else ""
-    lead = lead[: names.LEAD_CHARACTERS].strip()
-    if names.REDIRECT.match(lead) and lines <= 3:
+    lead = text[0]
+    if names.REDIRECT.match(lead) and len(lines) <= 3:
         return "redirect"
-    if (
-        about in names.DISAMBIGUATION_DESCRIPTIONS
-        or names.DISAMBIGUATION_TITLE.search(title)
-        or names.DISAMBIGUATION_LEAD.search(lead)
-        or names.DISAMBIGUATION_LEAD_UNMARKED.search(lead)
-    ):
+    if about in names.DISAMBIGUATION_DESCRIPTIONS or names.DISAMBIGUATION_TITLE.search(title):
         return "disambiguation"
-    if about in names.SET_INDEX_DESCRIPTIONS or names.SET_INDEX_LEAD.search(lead):
+    if about in names.SET_INDEX_DESCRIPTIONS:
         return "set_index"
-    return None
+    if len(lead) > names.LEAD_CHARACTERS or not _is_list(text[1:]):
+        return None
+    if names.DISAMBIGUATION_LEAD_UNMARKED.search(lead):
+        return "disambiguation"
+    colon = names.DISAMBIGUATION_LEAD.search(lead)
+    if colon and (colon.end() == len(lead) or is_item(lead)):  # else it is a sentence with a list
+        return "disambiguation"
+    return "set_index" if names.SET_INDEX_LEAD.search(lead) else None
 
 
-def _plain_lines(title: str, text: str) -> list[str]:
+def _is_list(lines: list[str]) -> bool:
+    """Whether few of the lines are too long for a list's items."""
+    return 5 * sum(len(line) > LONGEST_ITEM for line in lines) <= len(lines)
+
+
+def _plain_lines(title: str, text: str, dropped: SectionNames) -> list[str]:
     """Paragraphs of a text that divides them by blank lines, without its title and its sources."""
     lines = [line for line in without_marks(text).split("\n") if line and not line.isspace()]
     if lines and lines[0].strip() == title.strip():
         del lines[0]
-    end = len(lines)
-    for number in range(len(lines) - 1, -1, -1):
-        if len(lines[number]) > _SHORTEST_PARAGRAPH:
-            break
-        if _plain_name(lines[number]) in names.DROPPED_SECTIONS:
-            end = number
-    return lines[:end]
+    return without_sections(lines, dropped)
 
 
-def _structured_lines(abstract: str | None, sections: list[_Part]) -> list[str]:
+def _structured_lines(
+    abstract: str | None, sections: list[_Part], dropped: SectionNames
+) -> list[str]:
     """The lead once (the section keeps more than `abstract`), then each section once."""
     lines: list[str] = []
-    if sections and _plain_name(sections[0].name) in ("", _LEAD_NAME):
-        _add_parts(sections[0].has_parts, 0, lines)
+    if sections and plain_name(sections[0].name) in ("", _LEAD_NAME):
+        _add_parts(sections[0].has_parts, 0, lines, dropped)
         sections = sections[1:]
     if not lines and abstract:
         lines += [without_marks(line).strip() for line in abstract.split("\n")]
     for section in _without_repeats(sections):
-        _add_part(section, 1, lines)
+        _add_part(section, 1, lines, dropped)
     return lines
 
 
@@ -203,28 +222,30 @@ def _without_repeats(sections: list[_Part]) -> list[_Part]:
     return [part for number, part in enumerate(sections) if part not in sections[:number]]
 
 
-def _add_parts(parts: list[_Part] | None, depth: int, lines: list[str]) -> None:
+def _add_parts(
+    parts: list[_Part] | None, depth: int, lines: list[str], dropped: SectionNames
+) -> None:
     for part in parts or ():
-        _add_part(part, depth, lines)
+        _add_part(part, depth, lines, dropped)
 
 
-def _add_part(part: _Part, depth: int, lines: list[str]) -> None:
+def _add_part(part: _Part, depth: int, lines: list[str], dropped: SectionNames) -> None:
     if part.type in _NOT_TEXT:
         return
     if part.type == "section":
-        if part.has_parts and not _is_dropped(part):
+        if part.has_parts and not _is_dropped(part, dropped):
             if part.name:
                 lines.append(HEADING * depth + " ".join(without_marks(part.name).split()))
-            _add_parts(part.has_parts, depth + 1, lines)
+            _add_parts(part.has_parts, depth + 1, lines, dropped)
     elif part.has_parts and part.type is not None and part.type.endswith("list"):
         values: list[str] = []
         _gather_items(part.has_parts, values)
-        for value in _without_children(values):
+        for value in without_children(values):
             _add_value(value, lines)
     else:
         if part.value:
             _add_value(part.value, lines)
-        _add_parts(part.has_parts, depth, lines)
+        _add_parts(part.has_parts, depth, lines, dropped)
 
 
 def _add_value(value: str, lines: list[str]) -> None:
@@ -235,16 +256,19 @@ def _add_value(value: str, lines: list[str]) -> None:
     lines.append(value)
 
 
-def _is_dropped(section: _Part) -> bool:
-    name = _plain_name(section.name)
-    if name in names.DROPPED_SECTIONS:
+def _is_dropped(section: _Part, dropped: SectionNames) -> bool:
+    name = plain_name(section.name)
+    return name in dropped.pointing or (name in dropped.lists and _holds_only_items(section))
+
+
+def _holds_only_items(part: _Part) -> bool:
+    """Whether everything in a section is lists, and paragraphs that are as good as their items."""
+    if (part.type or "").endswith("list"):
         return True
-    parts = section.has_parts or ()
-    return name in names.DROPPED_LISTS and all((part.type or "").endswith("list") for part in parts)
-
-
-def _plain_name(name: str | None) -> str:
-    return (name or "").strip().rstrip(":").casefold()
+    is_text = part.value is not None and part.type not in _NOT_TEXT
+    if is_text and not is_item(part.value or ""):
+        return False
+    return all(map(_holds_only_items, part.has_parts or ()))
 
 
 def _gather_items(parts: list[_Part], values: list[str]) -> None:
@@ -254,42 +278,3 @@ def _gather_items(parts: list[_Part], values: list[str]) -> None:
             values.append(part.value)
         if part.has_parts:
             _gather_items(part.has_parts, values)
-
-
-def _without_children(values: list[str]) -> list[str]:
-    """List items, each without the text of the items nested in it, which follow it.
-
-    The parser gives an item the text of everything inside it, then lists what is inside as items
-    of their own: "A B C", "B C", "C" was A > B > C. An item is a parent if its text ends with the
-    items after it, their own children skipped, joined by spaces.
-    """
-    own = list(values)
-    after = [number + 1 for number in range(len(values))]  # where an item's descendants end
-    for number in range(len(values) - 2, -1, -1):
-        place = _children_begin(values, after, number)
-        if place is not None:
-            begin, end = place
-            own[number] = values[number][:begin].rstrip()
-            after[number] = end
-    return [value for value in own if value]
-
-
-def _children_begin(values: list[str], after: list[int], number: int) -> tuple[int, int] | None:
-    """Where in an item's text its children begin, and the number of the item after them."""
-    text, child = values[number], values[number + 1]
-    begin = text.find(child)
-    while begin >= 0:
-        place, item = begin, number + 1
-        while item < len(values) and text.startswith(values[item], place):
-            place += len(values[item])
-            item = after[item]
-            if place == len(text):
-                is_certain = item - number > 2 or len(child) >= _CERTAIN_CHARACTERS or begin == 0
-                starts_word = begin == 0 or text[begin - 1].isspace()
-                return (begin, item) if is_certain and starts_word else None
-            place += text[place] == " "
-        begin = text.find(child, begin + 1)
-    return None
-
-
-_CERTAIN_CHARACTERS = 20  # a lone child that is shorter may be chance: "Rock and roll", "roll"
