@@ -19,7 +19,7 @@ def test_the_mean_is_over_all_windows_without_dropout() -> None:
     """A last, smaller batch weighs as many windows as it has, and the model stays in training."""
     model = tiny_model(tiny_config(model={"dropout": 0.5, "attention_dropout": 0.5})).train()
     all_windows = windows(10)
-    found = mean_loss(model, all_windows.split(4), CPU, "fp32", batch_size=4)
+    found = mean_loss(model, torch.split(all_windows, 4), CPU, "fp32", batch_size=4)
     assert model.training
     logits = model.eval()(all_windows)["logits"]
     expected = F.cross_entropy(logits[:, :-1].flatten(0, 1), all_windows[:, 1:].flatten())
@@ -27,14 +27,14 @@ def test_the_mean_is_over_all_windows_without_dropout() -> None:
 
 
 def test_it_ends_without_a_result_when_told_to_stop() -> None:
-    asked = []
+    asked: list[None] = []
 
     def should_stop() -> bool:
         asked.append(None)
         return len(asked) > 2
 
     model = tiny_model()
-    assert mean_loss(model, windows(40).split(4), CPU, "fp32", 4, should_stop) is None
+    assert mean_loss(model, torch.split(windows(40), 4), CPU, "fp32", 4, should_stop) is None
     assert len(asked) < 10
 
 

@@ -382,7 +382,11 @@ def test_prompt_files(infer: Callable[..., tuple[str, str]], tmp_path: Path) -> 
         (("--run", "no"), CheckpointError, f"no: no training run .*{NEW_RUN}, {OLD_RUN}"),
         (("--run", OLD_RUN, "--checkpoint", "7"), CheckpointError, "has no checkpoint '7'.*It has"),
         (("--checkpoint", "a/b.pt"), CheckpointError, "a/b.pt: no such checkpoint"),
-        (("--run", NEW_RUN, "--checkpoint", "50"), CheckpointError, "step_50.pt: is damaged"),
+        (
+            ("--run", NEW_RUN, "--checkpoint", "50", "--prompt", "x"),
+            CheckpointError,
+            "step_50.pt: is damaged",
+        ),
         (("--temperature", "-1"), UsageError, "temperature must be 0 or more, not -1.0"),
         (("--top-p", "nan"), UsageError, "top_p must be above 0 and at most 1, not nan"),
         (("--max-length", "-5"), UsageError, "max_length must be 0 or more, not -5"),
