@@ -300,7 +300,10 @@ def _widen(window_bits: Tensor) -> Tensor:
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Ctrl-C and SIGTERM reach a whole process group; training still needs batches to save."""
+    """Ctrl-C and SIGTERM reach a whole process group, but training needs batches up to its save.
+
+    Workers end when the loader tells them to, or when their parent is gone.
+    """
     for number in InterruptGuard.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -31,7 +31,7 @@ from utils.interrupts import InterruptGuard
 from utils.logging_utils import DualLogger, is_logged, metrics_path, tensorboard_dir
 from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS, MetricsTracker, perplexity
 from utils.optimizer import build_optimizer
-from utils.resume import check_resumable, is_outrun
+from utils.resume import check_resumable, folder_to_go_on_in
 from utils.runs import (
     BEST,
     LATEST,
@@ -113,7 +113,7 @@ class Trainer:
         changes += self.state.restore(checkpoint)
         self.has_changed = False
         for change in changes:
-            warn(f"resuming with a changed configuration: {change}")
+            warn(f"resuming with a change: {change}")
 
     def train(
         self, run_folder: Path, run_name: str, is_resumed: bool, options: Sequence[str]
@@ -314,13 +314,13 @@ def main(arguments: Sequence[str]) -> None:
     with ExitStack() as stack:
         checkpoint = run_folder = None
         if args.resume:
-            path = find_checkpoint(args.resume)
+            path = find_checkpoint(args.resume).resolve()
             stack.enter_context(sole_writer(path.parent, "training in"))
             checkpoint = load_checkpoint(path, config)
-            if not is_outrun(checkpoint, path):
-                run_folder = path.parent
+            run_folder = folder_to_go_on_in(checkpoint, path, config.paths.checkpoint_dir)
         trainer = Trainer(config, device, args.test, checkpoint)
         is_new = run_folder is None
+        trainer.has_changed = is_new or path.name != LATEST  # a latest there is not of this state
         if run_folder is None:
             has_logs = partial(is_logged, config.paths.log_dir)
             run_folder = new_run_folder(config.paths.checkpoint_dir, args.name, has_logs)
@@ -360,7 +360,7 @@ def introduce(trainer: Trainer, run_folder: Path, is_new: bool) -> None:
         epoch = position.step // trainer.steps_per_epoch + 1
         say(f"Resume  after step {position.step:,}, in epoch {epoch}", "cyan")
         if is_new:
-            say("        in a new run: the old one has gone further and stays as it is", "cyan")
+            say("        in a new run: the old one stays as it is", "cyan")
     if trainer.device.type == "cuda" and settings.compile:
         say("The first step compiles the model, which takes a while.", "dim")
 

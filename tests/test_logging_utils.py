@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
+from tests.conftest import REPOSITORY
 from tests.tiny import tiny_config
 from utils.logging_utils import DualLogger, metrics_path, read_metrics
 
@@ -146,3 +150,35 @@ def test_lines_are_collected_and_flushed_in_time(
         assert len(read_metrics(path)) == 3
         logger.log_scalars(4, {"a": 1.0})
     assert len(read_metrics(path)) == 4
+
+
+def test_a_full_disk_leaves_whole_lines_and_loses_none(tmp_path: Path) -> None:
+    """The disk is full in the middle of a line, and later is not."""
+    script = f"""
+        import resource, signal
+        from pathlib import Path
+        from utils.logging_utils import DualLogger, metrics_path, read_metrics
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        logger = DualLogger(Path({str(tmp_path)!r}), "run")
+        logger.log_scalars(1, {{"a": 1.0}})
+        logger.flush()
+        size = logger.path.stat().st_size
+        logger.log_scalars(2, {{"a": 2.0}})
+        logger.log_scalars(3, {{"a": 3.0}})
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, unlimited[1]))
+        logger.flush()
+        assert logger.path.stat().st_size == size, "all or nothing"
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        logger.close()
+        print([record["step"] for record in read_metrics(logger.path)])
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout == "[1, 2, 3]\n", result.stderr
+    assert "logs cannot be written (File too large); training on" in result.stderr

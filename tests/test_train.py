@@ -357,9 +357,7 @@ def test_an_outrun_checkpoint_goes_on_in_a_new_run(
     log = metrics_path(workspace.config.paths.log_dir, old.name)
     logged = log.read_bytes()
     train_in(workspace, "--resume", str(old / "checkpoint_step_6.pt"))
-    assert (
-        "in a new run: the old one has gone further and stays as it is" in capsys.readouterr().err
-    )
+    assert "in a new run: the old one stays as it is" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in old.glob("*.pt")} == before
     assert log.read_bytes() == logged
     (new,) = set(workspace.config.paths.checkpoint_dir.iterdir()) - {old}
@@ -383,6 +381,55 @@ def test_a_copied_run_has_logs_of_its_own(
     train_in(workspace, "--resume", str(copy))
     assert log.read_bytes() == logged
     assert metrics_path(workspace.config.paths.log_dir, "branch").exists()
+
+
+def test_a_copy_elsewhere_leaves_the_logs_of_the_run_alone(
+    make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    workspace = make_workspace()
+    after_step(6, interrupt)
+    with pytest.raises(Interrupted):
+        train_in(workspace)
+    run = run_of(workspace)
+    copy = workspace.folder / "backup" / run.name
+    shutil.copytree(run, copy)
+    train_in(workspace, "--resume", str(run))
+    log = metrics_path(workspace.config.paths.log_dir, run.name)
+    logged = log.read_bytes()
+    train_in(workspace, "--resume", str(copy))
+    assert log.read_bytes() == logged
+    assert len(list(workspace.config.paths.checkpoint_dir.iterdir())) == 2
+
+
+def test_an_interrupt_before_the_first_step_of_a_branch_saves_it(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(checkpoint_interval_steps=5)
+    train_in(workspace)
+    old = run_of(workspace)
+    with monkeypatch.context() as patch:
+        patch.setattr(DualLogger, "log_config", lambda *_: interrupt())
+        with pytest.raises(Interrupted, match="stopped at step 5, saved"):
+            train_in(workspace, "--resume", str(old / "checkpoint_step_5.pt"))
+    (new,) = set(workspace.config.paths.checkpoint_dir.iterdir()) - {old}
+    assert load_checkpoint(new / LATEST, workspace.config).step == 5
+
+
+def test_resuming_by_a_relative_path_keeps_the_name_of_the_run(
+    make_workspace: WorkspaceMaker,
+    after_step: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workspace = make_workspace()
+    after_step(6, interrupt)
+    with pytest.raises(Interrupted):
+        train_in(workspace)
+    run = run_of(workspace)
+    monkeypatch.chdir(run)
+    train_in(workspace, "--resume", LATEST)
+    assert load_checkpoint(run / LATEST, workspace.config).run_name == run.name
+    records = read_metrics(metrics_path(workspace.config.paths.log_dir, run.name))
+    assert max(record["step"] for record in records) == 12
 
 
 def test_a_crash_between_best_and_latest_is_made_good(

@@ -49,7 +49,7 @@ class DualLogger:
     """Logs one run. With `resumed_step`, records after that step are removed from both logs, so
     the curve goes on without doubled points. Call `close` at the end.
 
-    Training outlives its logs: what cannot be written is said once, and tried again later.
+    Once begun, training outlives its logs: what cannot be written is said once, and tried again.
     """
 
     def __init__(self, log_dir: Path, run_name: str, resumed_step: int | None = None) -> None:
@@ -69,9 +69,10 @@ class DualLogger:
     def log_config(self, config: Config) -> None:
         """Keep the configuration beside the numbers."""
         values = config.model_dump(mode="json")
-        write_json(self.path.with_name("config.json"), values)
         text = "```json\n" + json.dumps(values, indent=2) + "\n```"
-        self.writer.add_text("config", text)
+        with self._tolerant():
+            self.writer.add_text("config", text)
+            write_json(self.path.with_name("config.json"), values)
 
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One point per tag, at an optimizer step."""
@@ -112,11 +113,11 @@ class DualLogger:
 
     def _append(self, lines: bytes) -> None:
         """Add all of `lines` to the file or, where that fails, nothing."""
-        with self.path.open("ab") as file:
+        with self.path.open("ab", buffering=0) as file:  # a buffer would write its rest at the end
             size = file.tell()
             try:
-                file.write(lines)
-                file.flush()
+                while lines:
+                    lines = lines[file.write(lines) :]
             except OSError:
                 os.truncate(self.path, size)
                 raise

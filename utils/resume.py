@@ -25,8 +25,19 @@ FIXED_KEYS = (
 _UNREMARKABLE_SECTIONS = ("paths", "cleaner", "dataset_prep", "generation")
 
 
-def is_outrun(checkpoint: Checkpoint, path: Path) -> bool:
-    """Whether the run that a checkpoint is of has gone further, as its latest checkpoint tells."""
+def folder_to_go_on_in(checkpoint: Checkpoint, path: Path, checkpoint_dir: Path) -> Path | None:
+    """The folder of the run that `path` is of, or None if that run must be left as it is.
+
+    It must if it has gone further than this checkpoint, or if this is a copy elsewhere of a run
+    that still stands in `checkpoint_dir` and has its logs under the same name.
+    """
+    folder = path.parent
+    twin = checkpoint_dir / folder.name
+    is_copy = folder not in (checkpoint_dir, twin) and twin.exists()
+    return None if is_copy or _is_outrun(checkpoint, path) else folder
+
+
+def _is_outrun(checkpoint: Checkpoint, path: Path) -> bool:
     latest = path.parent / LATEST
     if latest == path or not latest.exists():
         return False

@@ -12,8 +12,9 @@ from utils.cleaning.prose_words import word_set
 
 # A line with one of these words speaks of markup.
 _SPEAKS_OF_MARKUP = re.compile(
-    r"\b(?:X?HTML|XML|SGML|MediaWiki|wikitext|markup|tags?|character (?:entit|reference)\w*"
-    r"|escap(?:e|es|ed|ing))\b|<[a-z]{1,10}> (?:and|or|elements?|attributes?)\b",
+    r"\b(?:X?HTML|XML|SGML|MediaWiki|wikitext|markup|character (?:entit|reference)\w*"
+    r"|(?:start|end|opening|closing) tags?|escape (?:sequence|character)s?"
+    r"|escaped (?:as|characters?))\b|<[a-z]{1,10}> (?:and|or|elements?|attributes?)\b",
     re.IGNORECASE,
 )
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,31}[0-9]{0,2});")
