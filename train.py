@@ -236,8 +236,6 @@ class Trainer:
             "green" if is_best else "bold",
         )
         self._sample()
-        self.logger.flush()
-        self.metrics.start_clock()
         return is_best
 
     def _sample(self) -> None:

@@ -102,6 +102,13 @@ def interrupt() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def run_cut_after_six_steps(workspace: Workspace, after_step: Callable[..., None]) -> Path:
+    after_step(6, interrupt)
+    with pytest.raises(Interrupted):
+        train_in(workspace)
+    return run_of(workspace)
+
+
 def train_in(workspace: Workspace, *arguments: str, device: str = "cpu") -> None:
     train.main(["--config", str(workspace.config_path), "--device", device, *arguments])
 
@@ -370,10 +377,7 @@ def test_a_copied_run_has_logs_of_its_own(
     make_workspace: WorkspaceMaker, after_step: Callable[..., None]
 ) -> None:
     workspace = make_workspace()
-    after_step(6, interrupt)
-    with pytest.raises(Interrupted):
-        train_in(workspace)
-    run = run_of(workspace)
+    run = run_cut_after_six_steps(workspace, after_step)
     log = metrics_path(workspace.config.paths.log_dir, run.name)
     logged = log.read_bytes()
     copy = run.with_name("branch")
@@ -387,10 +391,7 @@ def test_a_copy_elsewhere_leaves_the_logs_of_the_run_alone(
     make_workspace: WorkspaceMaker, after_step: Callable[..., None]
 ) -> None:
     workspace = make_workspace()
-    after_step(6, interrupt)
-    with pytest.raises(Interrupted):
-        train_in(workspace)
-    run = run_of(workspace)
+    run = run_cut_after_six_steps(workspace, after_step)
     copy = workspace.folder / "backup" / run.name
     shutil.copytree(run, copy)
     train_in(workspace, "--resume", str(run))
@@ -421,10 +422,7 @@ def test_resuming_by_a_relative_path_keeps_the_name_of_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     workspace = make_workspace()
-    after_step(6, interrupt)
-    with pytest.raises(Interrupted):
-        train_in(workspace)
-    run = run_of(workspace)
+    run = run_cut_after_six_steps(workspace, after_step)
     monkeypatch.chdir(run)
     train_in(workspace, "--resume", LATEST)
     assert load_checkpoint(run / LATEST, workspace.config).run_name == run.name
