@@ -53,7 +53,8 @@ def train_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int) -> None
     is too small to fill the vocabulary.
     """
     texts = list(texts)
-    alphabet = _alphabet(texts)
+    # as in CodeLlama, each character of a piece is a piece too: engines count on it
+    alphabet = sorted({*_alphabet(texts), *"".join(FIXED_PIECES)})
     tokenizer = Tokenizer(BPE(unk_token=UNK_PIECE, byte_fallback=True, fuse_unk=True))
     tokenizer.normalizer = _normalizer()
     tokenizer.pre_tokenizer = _training_borders()

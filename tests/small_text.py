@@ -55,8 +55,10 @@ def write_cleaned(cleaned_dir: Path, stem: str, articles: Iterable[str], promise
     with atomic_write(path) as file:
         writer = ArticleWriter(file)
         for article in articles:
-            writer.write(article)
-    settings = CleanerSettings(min_characters=0, max_bad_share=0.0, limit_articles=None)
+            writer.write_all([article.split("\n")])
+    settings = CleanerSettings(
+        min_characters=0, max_bad_share=0.0, limit_articles=None, drop_duplicate_texts=False
+    )
     marker = CleanedMarker(
         cleaner_version=1,
         settings=settings,
@@ -72,6 +74,12 @@ def write_cleaned(cleaned_dir: Path, stem: str, articles: Iterable[str], promise
         dropped={},
         bad_lines={},
         rules={},
+        truncated=False,
+        duplicate_texts=0,
+        cleaned_sha256=writer.sha256,
+        pages_sha256="",
+        duplicates_sha256=None,
+        compared="",
     )
     write_marker(path, marker)
     return path

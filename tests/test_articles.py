@@ -21,6 +21,9 @@ from utils.articles import (
 from utils.errors import DataError
 from utils.files import sha256_of
 
+SETTINGS = CleanerSettings(
+    min_characters=0, max_bad_share=0.5, limit_articles=None, drop_duplicate_texts=False
+)
 ARTICLES = ["Title\nOne.\nTwo.", "Ünïcode 𐤑\n\n    code", "x"]
 
 
@@ -29,10 +32,10 @@ def write(folder: Path, stem: str, articles: list[str], **changes: Any) -> Path:
     with path.open("wb") as file:
         writer = ArticleWriter(file)
         for article in articles:
-            writer.write(article)
+            writer.write_all([article.split("\n")])
     marker = CleanedMarker(
         cleaner_version=1,
-        settings=CleanerSettings(min_characters=0, max_bad_share=0.5, limit_articles=None),
+        settings=SETTINGS,
         input_name=f"{stem}.jsonl",
         input_bytes=10,
         input_modified_ns=1,
@@ -45,6 +48,12 @@ def write(folder: Path, stem: str, articles: list[str], **changes: Any) -> Path:
         dropped={"redirect": 1},
         bad_lines={},
         rules={},
+        truncated=False,
+        duplicate_texts=0,
+        cleaned_sha256=writer.sha256,
+        pages_sha256="0" * 64,
+        duplicates_sha256=None,
+        compared="0" * 64,
     )
     write_marker(path, CleanedMarker.model_validate({**marker.model_dump(), **changes}))
     return path
@@ -89,8 +98,8 @@ def test_a_text_without_marker_is_unfinished(tmp_path: Path) -> None:
 
 
 def limited(articles: int, **changes: Any) -> dict[str, Any]:
-    settings = {"min_characters": 0, "max_bad_share": 0.5, "limit_articles": articles}
-    return {"settings": {**settings, **changes}}
+    settings = {**SETTINGS.model_dump(), "limit_articles": articles, **changes}
+    return {"settings": settings, "truncated": articles == len(ARTICLES)}
 
 
 def test_texts_that_stopped_at_the_limit_are_named(tmp_path: Path) -> None:
@@ -122,11 +131,30 @@ def test_texts_cleaned_in_different_ways_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"compared": None}, r"cleaned_b\.txt"),
+        ({"compared": "1" * 64}, r"cleaned_a\.txt, cleaned_b\.txt"),
+    ],
+)
+def test_texts_that_were_not_compared_with_each_other_are_refused(
+    tmp_path: Path, changes: dict[str, Any], names: str
+) -> None:
+    write(tmp_path, "a", ARTICLES)
+    path = write(tmp_path, "b", ARTICLES, **changes)
+    message = rf"not yet compared for duplicates with all others: {names}\n  Run cleaner\.py again"
+    with pytest.raises(DataError, match=message):
+        read_markers(tmp_path, allow_truncated=True)
+    path.unlink()
+    assert len(read_markers(tmp_path, allow_truncated=True)) == 1, "less text is no more duplicates"
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "the file: Invalid JSON"),
         ("{}", "cleaner_version: Field required"),
-        ('{"format_version": 2}', "format_version: Input should be 1"),
+        ('{"format_version": 1}', "format_version: Input should be 2"),
     ],
 )
 def test_a_broken_marker_is_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -33,12 +33,14 @@ from utils.articles import (
     text_path_of,
 )
 from utils.cleaning import file_cleaner, pool
-from utils.cleaning.raw_files import find_raw_files
+from utils.cleaning.inputs.raw_files import find_raw_files
 from utils.errors import BusyError, DataError, Interrupted
 from utils.files import sha256_of, sole_writer
 from utils.interrupts import InterruptGuard
 
-SETTINGS = CleanerSettings(min_characters=20, max_bad_share=0.01, limit_articles=None)
+SETTINGS = CleanerSettings(
+    min_characters=20, max_bad_share=0.01, limit_articles=None, drop_duplicate_texts=False
+)
 
 
 def record(number: int) -> bytes:
@@ -115,7 +117,7 @@ def test_output_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     for workers in ("1", "3"):
         cleaner.main(arguments(tmp_path, "--workers", workers, "--force"))
         outputs.append(contents(tmp_path))
-    assert len(outputs[0]) == 8
+    assert len(outputs[0]) == 12
     assert outputs[0] == outputs[1]
 
 
@@ -259,7 +261,8 @@ def test_a_file_of_bad_lines_fails_and_the_others_are_finished(
     assert "1 of 3 files failed; the others are finished." in message
     assert "wiki_1.jsonl failed; the other files go on" in capfd.readouterr().err
     names = sorted(contents(tmp_path))
-    assert names == [f"cleaned_wiki_{n}.{kind}" for n in (0, 2) for kind in ("json", "txt")]
+    kinds = ("json", "pages", "txt")
+    assert names == [f"cleaned_wiki_{n}.{kind}" for n in (0, 2) for kind in kinds]
 
 
 def test_a_file_of_another_format_fails_before_its_end(tmp_path: Path) -> None:
@@ -307,7 +310,7 @@ def test_a_second_run_on_the_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("call", [1, 2, 3, 4], ids=["text", "folder", "marker", "folder again"])
+@pytest.mark.parametrize("call", range(1, 7), ids=lambda call: f"fsync_{call}")
 def test_a_full_disk_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: int
 ) -> None:
@@ -324,7 +327,7 @@ def test_a_full_disk_is_named(
         clean_one(raw_dir, cleaned_dir)
     assert raised.value.filename == str(text_path_of(cleaned_dir, "wiki_0"))
     assert not list(cleaned_dir.glob(".*"))
-    assert marker_path_of(text_path_of(cleaned_dir, "wiki_0")).exists() == (call == 4)
+    assert marker_path_of(text_path_of(cleaned_dir, "wiki_0")).exists() == (call == 6)
 
 
 def test_a_write_that_fails_ends_everything_and_names_the_text(tmp_path: Path) -> None:
@@ -354,7 +357,7 @@ def test_a_file_that_cannot_be_read_fails_alone(tmp_path: Path) -> None:
     ) as caught:
         cleaner.main(arguments(tmp_path))
     assert "1 of 3 files failed; the others are finished." in caught.value.hint
-    assert len(contents(tmp_path)) == 4
+    assert len(contents(tmp_path)) == 6
 
 
 def test_a_file_that_cannot_be_opened_keeps_its_text(tmp_path: Path) -> None:

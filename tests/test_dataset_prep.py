@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import dataset_prep as script
-from dataset_prep import batches, prepare_dataset
+from dataset_prep import prepare_dataset
 from tests.conftest import REPOSITORY
 from tests.small_text import ENGLISH, tokenizer_config, write_cleaned
-from tokenizer import CodeLlamaTokenizer, load_or_fetch
+from tokenizer import CodeLlamaTokenizer, FlatIds, load_or_fetch
 from utils.articles import (
     CleanedMarker,
     cleaned_files,
@@ -28,8 +28,16 @@ from utils.articles import (
     write_marker,
 )
 from utils.config import Config
-from utils.errors import BusyError, ConfigError, DataError, DatasetError, Interrupted
-from utils.files import LOCK_NAME, sha256_of, sole_writer
+from utils.errors import (
+    BusyError,
+    ConfigError,
+    DataError,
+    DatasetError,
+    Interrupted,
+    TokenizerError,
+)
+from utils.files import LOCK_NAME, sole_writer
+from utils.preparing import article_batches, pool
 from utils.terminal import Progress
 from utils.token_files import entry_path_of, read_metadata, read_stream, tokens_path_of
 
@@ -142,20 +150,16 @@ def test_metadata_counts_the_text(config: Config) -> None:
     assert metadata.vocab_size == config.model.vocab_size
 
 
-def test_batches_do_not_change_the_result(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_and_workers_do_not_change_the_result(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare_dataset(config)
     before = snapshot(config.paths.dataset_dir)
-    monkeypatch.setattr(script, "BATCH_CHARACTERS", 300)
-    for most in (1, 3, 1000):
-        prepare_dataset(with_settings(config, batch_articles=most), force=True)
+    monkeypatch.setattr(article_batches, "BATCH_BYTES", 300)
+    for most, workers in ((1, 1), (3, 2), (1000, 8)):
+        settings = {"batch_articles": most, "workers": workers}
+        prepare_dataset(with_settings(config, **settings), force=True)
         assert snapshot(config.paths.dataset_dir) == before
-
-
-def test_a_batch_ends_by_articles_or_by_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "BATCH_CHARACTERS", 10)
-    assert list(batches(["aaaa"] * 5, 2)) == [["aaaa"] * 2, ["aaaa"] * 2, ["aaaa"]]
-    assert list(batches(["aaaa"] * 5, 9)) == [["aaaa"] * 3, ["aaaa"] * 2]
-    assert list(batches([], 9)) == []
 
 
 def test_a_file_shorter_than_a_window_is_named_and_kept(
@@ -379,7 +383,51 @@ def test_text_that_is_not_what_was_cleaned_is_refused(
     path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8", newline="\n")
     with pytest.raises(DataError, match=r"cleaned_part_2\.txt: was changed or damaged") as caught:
         prepare_dataset(config)
-    assert "cleaner.py" in caught.value.hint
+    assert "run `python cleaner.py` and this command again" in caught.value.hint
+    assert not list(config.paths.dataset_dir.glob("tokens_part_2*"))
+
+
+def test_texts_that_were_changed_are_named_together_and_the_others_finished(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stem in ("part_0", "part_10"):
+        path = text_path_of(config.paths.cleaned_dir, stem)
+        path.write_bytes(path.read_bytes().replace(b"e", b"a"))
+    with pytest.raises(
+        DataError, match=r"cleaned_part_0\.txt: .*\n.*\n.*cleaned_part_10"
+    ) as caught:
+        prepare_dataset(config)
+    assert (
+        str(caught.value).count("(wrong SHA-256)\n  Delete it, then run `python cleaner.py`") == 2
+    )
+    assert caught.value.hint == "2 of 3 files failed; the others are finished."
+    assert "part_0 failed; the other files go on" in capsys.readouterr().err
+    assert [path.name for path in config.paths.dataset_dir.glob("tokens_*.npy")] == [
+        "tokens_part_2.npy"
+    ]
+
+
+def test_texts_of_another_size_are_named_together_before_any_work(config: Config) -> None:
+    for stem in ("part_0", "part_10"):
+        path = text_path_of(config.paths.cleaned_dir, stem)
+        path.write_bytes(path.read_bytes() + b"More.\n")
+    message = r"cleaned_part_0\.txt: .* once [\d,]+\)\n.*\n.*cleaned_part_10\.txt: .* once"
+    with pytest.raises(DataError, match=message):
+        prepare_dataset(config)
+    assert [path.name for path in config.paths.dataset_dir.iterdir()] == [LOCK_NAME]
+
+
+def test_a_text_changed_behind_a_finished_file_is_refused_before_anything_is_changed(
+    config: Config,
+) -> None:
+    prepare_dataset(config)
+    before = snapshot(config.paths.dataset_dir)
+    edit_text(config)
+    path = text_path_of(config.paths.cleaned_dir, "part_0")
+    path.write_bytes(path.read_bytes().replace(b"e", b"a"))
+    with pytest.raises(DataError, match=r"cleaned_part_0\.txt: was changed or damaged"):
+        prepare_dataset(config)
+    assert snapshot(config.paths.dataset_dir) == before
 
 
 def change_marker(config: Config, stem: str, **changes: Any) -> None:
@@ -389,9 +437,7 @@ def change_marker(config: Config, stem: str, **changes: Any) -> None:
 
 
 def test_text_of_a_test_of_the_cleaner_makes_a_test_dataset_only(config: Config) -> None:
-    settings = {"min_characters": 0, "max_bad_share": 0.0, "limit_articles": 15}
-    for stem in ("part_2", "part_10"):  # which have 15 and 40 articles
-        change_marker(config, stem, settings=settings, input_sha256=None)
+    change_marker(config, "part_2", truncated=True, input_sha256=None)
     message = r"cleaner\.py --test stopped before the end of cleaned_part_2\.txt\n  Run cleaner"
     with pytest.raises(DataError, match=message):
         prepare_dataset(config)
@@ -409,7 +455,7 @@ def test_text_of_two_cleaners_is_refused(config: Config, test: bool) -> None:
 
 def test_a_marker_that_promises_too_much_is_refused(config: Config) -> None:
     write_cleaned(config.paths.cleaned_dir, "part_2", made_up_articles(2, 15), promised=16)
-    message = r"cleaned_part_2\.txt: has 15 articles, but its marker promises 16"
+    message = r"cleaned_part_2\.txt: has fewer articles than the 16 its marker promises"
     with pytest.raises(DataError, match=message):
         prepare_dataset(config)
     assert not entry_path_of(config.paths.dataset_dir, "part_2").exists()
@@ -419,15 +465,83 @@ def test_a_marker_that_promises_too_much_is_refused(config: Config) -> None:
 def test_too_many_unknown_tokens_are_refused(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def blind(self: CodeLlamaTokenizer, texts: list[str]) -> list[Any]:
-        return [np.array([0] + 40 * [5], np.uint16) for _ in texts]
+    def blind(self: CodeLlamaTokenizer, texts: list[str]) -> FlatIds:
+        ids = np.array(len(texts) * ([0] + 40 * [5]), np.uint16)
+        return FlatIds(ids, np.arange(len(texts) + 1) * 41)
 
-    load_or_fetch(config)
-    monkeypatch.setattr(CodeLlamaTokenizer, "_failed_probes", lambda _: iter(()))
-    monkeypatch.setattr(CodeLlamaTokenizer, "encode_batch", blind)
+    monkeypatch.setattr(CodeLlamaTokenizer, "encode_flat", blind)
     with pytest.raises(DatasetError, match=r"cleaned_part_0\.txt: 2\.4% of the tokens are unknown"):
-        prepare_dataset(config)
+        prepare_dataset(with_settings(config, workers=1))
     assert not list(config.paths.dataset_dir.glob("tokens_*"))
+
+
+def test_passages_of_every_file_are_compared_with_the_stock_tokenizer(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "CHECK_INTERVAL_BYTES", 2_000)
+    compared: list[str] = []
+
+    def record(self: CodeLlamaTokenizer, texts: list[str]) -> None:
+        compared.extend(texts)
+
+    monkeypatch.setattr(CodeLlamaTokenizer, "check_against_stock", record)
+    prepare_dataset(with_settings(config, batch_articles=5))
+    for path in cleaned_files(config.paths.cleaned_dir):
+        articles = list(read_articles(path))
+        passages = [text for text in compared if any(text and text in a for a in articles)]
+        assert len(passages) >= path.stat().st_size / 4_000
+    assert max(map(len, compared)) <= script.CHECK_CHARACTERS
+
+
+def test_a_difference_to_the_stock_tokenizer_ends_the_work(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differ(self: CodeLlamaTokenizer, texts: list[str]) -> None:
+        raise TokenizerError("two ways to encode a text")
+
+    monkeypatch.setattr(CodeLlamaTokenizer, "check_against_stock", differ)
+    with pytest.raises(TokenizerError, match="two ways to encode a text"):
+        prepare_dataset(config)
+    assert [path.name for path in config.paths.dataset_dir.iterdir()] == [LOCK_NAME]
+
+
+@pytest.mark.parametrize("length", [1, 999, 1_000, 1_001, 5_000])
+def test_a_sample_is_of_the_middle_of_articles(length: int) -> None:
+    text = "".join(chr(0x4E00 + position) for position in range(length))
+    for passage in script._sample([text] * 9):
+        assert len(passage) == min(length, script.CHECK_CHARACTERS)
+        before = text.index(passage)
+        assert abs(before - (length - before - len(passage))) <= 1
+
+
+def test_a_sample_is_spread_over_the_articles() -> None:
+    assert script._sample([]) == []
+    for count in range(1, 50):
+        numbers = [int(text) for text in script._sample([str(n) for n in range(count)])]
+        assert 1 <= len(numbers) <= script.CHECK_TEXTS
+        assert numbers[0] == 0
+        assert count < 2 or numbers[-1] >= count // 2
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_partial(
+    command: list[str], config: Config
+) -> None:
+    limit = 8_000  # bytes in a file, too few for the largest; Python ignores SIGXFSZ
+    load_or_fetch(config)
+    done = subprocess.run(
+        ["prlimit", f"--fsize={limit}", sys.executable, "dataset_prep.py", *command],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert re.search(r"error: \S+/tokens_part_10\.npy: cannot be written: File too", done.stderr)
+    assert "Make room on the disk, or mend its permissions, and run the same command" in done.stderr
+    left = snapshot(config.paths.dataset_dir)
+    assert not list(config.paths.dataset_dir.glob(".*tmp"))
+    prepare_dataset(config)
+    assert left.items() <= snapshot(config.paths.dataset_dir).items()
 
 
 def test_two_writers_are_refused(config: Config) -> None:
@@ -487,26 +601,26 @@ def test_impossible_flags_are_refused(command: list[str], flags: list[str], mess
 def test_a_signal_is_interrupted_and_goes_on(
     config: Config, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    encode = CodeLlamaTokenizer.encode_batch
+    encode = CodeLlamaTokenizer.encode_flat
 
-    def interrupted(self: CodeLlamaTokenizer, texts: list[str]) -> list[Any]:
+    def interrupted(self: CodeLlamaTokenizer, texts: list[str]) -> FlatIds:
         if any(text in texts for text in made_up_articles(10, 40)[20:] if text):
             os.kill(os.getpid(), number)
             os.kill(os.getpid(), number)  # a Ctrl-C may arrive twice
         return encode(self, texts)
 
     load_or_fetch(config)
-    monkeypatch.setattr(CodeLlamaTokenizer, "encode_batch", interrupted)
+    monkeypatch.setattr(CodeLlamaTokenizer, "encode_flat", interrupted)
     message = f"{number.name}: stopped; the finished files are kept"
     with pytest.raises(Interrupted, match=message) as caught:
-        prepare_dataset(with_settings(config, batch_articles=2))
+        prepare_dataset(with_settings(config, batch_articles=2, workers=1))
     assert caught.value.exit_code == 128 + number
     assert "same command again" in caught.value.hint
     folder = config.paths.dataset_dir
     assert {path.name for path in folder.iterdir()} == {
         LOCK_NAME,
         *(f"{prefix}_part_{number}.npy" for prefix in ("tokens", "documents") for number in (0, 2)),
-        *(f"tokens_part_{number}.json" for number in (0, 2)),
+        *(f"{name}_part_{number}.json" for name in ("tokens", "statistics") for number in (0, 2)),
     }
     monkeypatch.undo()
     prepare_dataset(config)
@@ -519,14 +633,16 @@ def test_a_signal_is_interrupted_and_goes_on(
 def test_a_signal_while_the_texts_are_checked(
     config: Config, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    def signalled(path: Path) -> str:
+    def signalled(path: Path, marker: CleanedMarker) -> None:
         os.kill(os.getpid(), number)
-        return sha256_of(path)
 
-    monkeypatch.setattr(script, "sha256_of", signalled)
+    prepare_dataset(config)
+    before = snapshot(config.paths.dataset_dir)
+    edit_text(config)
+    monkeypatch.setattr(script, "check_content", signalled)
     with pytest.raises(Interrupted, match=f"{number.name}: stopped"):
         prepare_dataset(config)
-    assert [path.name for path in config.paths.dataset_dir.iterdir()] == [LOCK_NAME]
+    assert snapshot(config.paths.dataset_dir) == before
 
 
 def stop_at_random(
@@ -547,8 +663,13 @@ def stop_at_random(
     return process.wait(timeout=30)
 
 
-def check_faults(config: Config, command: list[str], tries: int) -> None:
-    """Kill and interrupt; every final name must be whole, and a rerun must give the same bytes."""
+SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+
+
+def check_faults(
+    config: Config, command: list[str], tries: int, signals: Sequence[int] = SIGNALS
+) -> None:
+    """Kill or interrupt; every final name must be whole, and a rerun must give the same bytes."""
     for number in (0, 2, 10):
         write_cleaned(config.paths.cleaned_dir, f"part_{number}", made_up_articles(number, 800))
     start_seconds = time.monotonic()
@@ -560,7 +681,7 @@ def check_faults(config: Config, command: list[str], tries: int) -> None:
     for seed in range(tries):
         for path in folder.iterdir():
             path.unlink()
-        number = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)[seed % 3]
+        number = signals[seed % len(signals)]
         code = stop_at_random(config, command, number, seed, work_seconds)
         if (folder / "metadata.json").exists():  # it came too late: all work is done
             assert code in (0, -number)
@@ -585,8 +706,8 @@ def test_kills_leave_only_whole_files(config: Config, command: list[str]) -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-def test_many_kills_leave_only_whole_files(config: Config, command: list[str]) -> None:
-    check_faults(config, command, tries=60)
+def test_fifty_kills_leave_only_whole_files(config: Config, command: list[str]) -> None:
+    check_faults(config, command, tries=50, signals=[signal.SIGKILL])
 
 
 @pytest.mark.parametrize("test", [False, True])
@@ -600,7 +721,7 @@ def test_progress_counts_the_bytes_of_the_text(
             super().__init__(*args)
             bars.append(self)
 
-    monkeypatch.setattr(script, "Progress", Recorder)
+    monkeypatch.setattr(pool, "Progress", Recorder)
     prepare_dataset(with_settings(config, test_articles=20), test=test)
     files = cleaned_files(config.paths.cleaned_dir)[: 1 if test else None]
     done = {bar.label: bar.done for bar in bars}

@@ -1,72 +1,40 @@
 import io
 import json
-import os
 import pickle
 import random
-import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from utils import windows as windows_module
+from tests.small_tokens import (
+    RECIPE,
+    UNK,
+    VOCABULARY,
+    batch_of,
+    documents,
+    make_dataset,
+    stream_of,
+)
 from utils.errors import DatasetError
+from utils.preparing.token_writer import write_token_file
 from utils.token_files import (
     DatasetMetadata,
-    Recipe,
     TokenFile,
     documents_path_of,
     entry_path_of,
     read_entry,
     read_metadata,
+    read_statistics,
     read_stream,
     remove_token_file,
+    statistics_path_of,
     stored_stems,
     tokens_path_of,
     write_metadata,
-    write_token_file,
 )
-from utils.windows import Ids, WindowWriter, join_windows, window_count, window_starts
-
-BOS, EOS, UNK, VOCABULARY = 1, 2, 0, 300
-RECIPE = Recipe(
-    window=8,
-    stride=4,
-    tokenizer_name="test",
-    tokenizer_sha256="0" * 64,
-    vocab_size=VOCABULARY,
-    bos_token_id=BOS,
-    eos_token_id=EOS,
-    unk_token_id=UNK,
-)
-
-
-def documents(count: int, seed: int = 0, longest: int = 40) -> list[tuple[str, Ids]]:
-    """Made-up articles: the text only counts characters."""
-    chance = np.random.default_rng(seed)
-    lengths = chance.integers(0, longest, count)
-    return [
-        ("é" * int(length), chance.integers(3, VOCABULARY, length).astype(np.uint16))
-        for length in lengths
-    ]
-
-
-def stream_of(articles: list[tuple[str, Ids]]) -> list[int]:
-    return [token for _, ids in articles for token in (BOS, *ids.tolist(), EOS)]
-
-
-def make_dataset(folder: Path, *sizes: int, recipe: Recipe = RECIPE) -> DatasetMetadata:
-    files = [
-        write_token_file(folder, f"part_{number}", f"{number:064}", recipe, documents(size, number))
-        for number, size in enumerate(sizes)
-    ]
-    metadata = DatasetMetadata.of(recipe, files)
-    write_metadata(folder, metadata)
-    return metadata
 
 
 @pytest.fixture
@@ -79,83 +47,6 @@ def read_all(folder: Path, verify: bool = True) -> None:
     metadata = read_metadata(folder)
     for file in metadata.files:
         read_stream(folder, metadata, file, verify)
-
-
-# Windows
-
-
-@settings(deadline=None)
-@given(st.integers(0, 200), st.integers(2, 20), st.data())
-def test_windows_cover_every_token_and_nothing_else(
-    tokens: int, window: int, data: st.DataObject
-) -> None:
-    stride = data.draw(st.integers(1, window))
-    starts = window_starts(tokens, window, stride)
-    assert starts.dtype == np.int64
-    assert len(starts) == window_count(tokens, window, stride)
-    if tokens < window:
-        assert not len(starts)
-        return
-    covered = {start + offset for start in starts.tolist() for offset in range(window)}
-    assert covered == set(range(tokens))
-    assert starts[:-1].tolist() == [i * stride for i in range(len(starts) - 1)]
-    assert starts[-1] == tokens - window
-    assert (np.diff(starts) > 0).all()
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    sizes=st.lists(st.integers(0, 30), max_size=20),
-    window=st.integers(2, 12),
-    flush=st.integers(1, 40),
-    data=st.data(),
-)
-def test_streamed_windows_equal_windows_of_the_whole(
-    sizes: list[int], window: int, flush: int, data: st.DataObject
-) -> None:
-    stride = data.draw(st.integers(1, window))
-    stream = np.arange(sum(sizes), dtype=np.uint16)
-    output = io.BytesIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(windows_module, "FLUSH_TOKENS", flush)
-        writer = WindowWriter(output, window, stride)
-        for piece in np.split(stream, np.cumsum(sizes)[:-1]) if sizes else []:
-            writer.add(piece)
-        writer.finish()
-    output.seek(0)
-    written = np.load(output, allow_pickle=False)
-    starts = window_starts(len(stream), window, stride)
-    assert written.dtype == np.uint16
-    assert written.shape == (len(starts), window)
-    for start, row in zip(starts.tolist(), written, strict=True):
-        assert row.tolist() == list(range(start, start + window))
-    if len(written):
-        joined = join_windows(written, len(stream), stride)
-        assert joined is not None
-        assert joined.tolist() == stream.tolist()
-
-
-def peak_bytes(tokens: int, stride: int) -> int:
-    """The most memory that writing a stream of `tokens` takes."""
-    piece = np.zeros(10_000, np.uint16)
-    with open(os.devnull, "r+b") as output:  # noqa: PTH123
-        tracemalloc.start()
-        writer = WindowWriter(output, 64, stride)
-        for _ in range(tokens // len(piece)):
-            writer.add(piece)
-        assert writer.tokens - writer.windows * stride < 10_000 + 64, "windows are written early"
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-    return peak
-
-
-@pytest.mark.parametrize("stride", [1, 32])
-def test_memory_does_not_grow_with_the_stream(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
-    monkeypatch.setattr(windows_module, "FLUSH_TOKENS", 10_000)
-    monkeypatch.setattr(windows_module, "CHUNK_WINDOWS", 500)
-    short, long = (peak_bytes(tokens, stride) for tokens in (50_000, 1_500_000))
-    assert long < 2 * short
-    assert short < 500_000, "a chunk of windows at once, not all that are ready"
 
 
 # Writing and reading
@@ -201,14 +92,14 @@ def test_metadata_adds_up(dataset: Path) -> None:
 
 def test_unknown_tokens_are_counted(tmp_path: Path) -> None:
     ids = np.array([UNK, 5, 6, 7, UNK, 9, 10, 11], np.uint16)
-    file = write_token_file(tmp_path, "a", "", RECIPE, [("x" * 8, ids)])
+    file = write_token_file(tmp_path, "a", "", RECIPE, [batch_of([("x" * 8, ids)])])
     assert file.unknown_tokens == 2
     assert DatasetMetadata.of(RECIPE, [file]).unknown_share == 0.25
 
 
 def test_a_stream_shorter_than_a_window_has_no_windows(tmp_path: Path) -> None:
     short = [("abc", np.array([5, 6, 7], np.uint16))]
-    file = write_token_file(tmp_path, "short", "", RECIPE, short)
+    file = write_token_file(tmp_path, "short", "", RECIPE, [batch_of(short)])
     assert (file.tokens, file.windows, file.articles) == (5, 0, 1)
     metadata = DatasetMetadata.of(RECIPE, [file])
     write_metadata(tmp_path, metadata)
@@ -216,36 +107,25 @@ def test_a_stream_shorter_than_a_window_has_no_windows(tmp_path: Path) -> None:
     assert (len(stream), len(starts)) == (0, 0)
 
 
-def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        make_dataset(tmp_path / name, 30, 20)
-    for path in sorted((tmp_path / "a").iterdir()):
-        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
-
-
-def test_an_error_while_writing_leaves_no_entry_and_no_partial_file(dataset: Path) -> None:
-    before = tokens_path_of(dataset, "part_0").read_bytes()
-
-    def failing() -> Iterator[tuple[str, Ids]]:
-        yield from documents(5)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_token_file(dataset, "part_0", "", RECIPE, failing())
-    assert not entry_path_of(dataset, "part_0").exists()
-    assert tokens_path_of(dataset, "part_0").read_bytes() == before
-    assert not list(dataset.glob(".*tmp"))
-
-
 def test_stems_are_found_and_removed(tmp_path: Path) -> None:
     for stem in ("part_10", "part_2", "documents_x", "a.b"):
-        write_token_file(tmp_path, stem, "", RECIPE, documents(3))
+        write_token_file(tmp_path, stem, "", RECIPE, [batch_of(documents(3))])
     entry_path_of(tmp_path, "part_2").unlink()
     (tmp_path / "tokens_notes.txt").write_text("not ours")
     assert stored_stems(tmp_path) == ["a.b", "documents_x", "part_2", "part_10"]
     for stem in stored_stems(tmp_path):
         remove_token_file(tmp_path, stem)
     assert [path.name for path in tmp_path.iterdir()] == ["tokens_notes.txt"]
+
+
+def test_statistics_are_of_all_files(dataset: Path) -> None:
+    statistics = read_statistics(dataset, read_metadata(dataset))
+    articles = documents(30, 0) + documents(20, 1)
+    ids = np.concatenate([ids for _, ids in articles])
+    assert statistics.token_counts.tolist() == np.bincount(ids, minlength=VOCABULARY).tolist()
+    assert statistics.articles == 50
+    assert statistics.characters.total == sum(len(text) for text, _ in articles)
+    assert statistics.tokens.total == len(ids) == read_metadata(dataset).text_tokens
 
 
 def test_an_entry_is_a_dataset_of_one_file(dataset: Path) -> None:
@@ -276,6 +156,18 @@ def refused(folder: Path, message: str, verify: bool = True) -> None:
     with pytest.raises(DatasetError, match=message) as caught:
         read_all(folder, verify)
     assert "dataset_prep.py" in caught.value.hint
+
+
+def test_statistics_of_other_text_are_refused(dataset: Path) -> None:
+    path = statistics_path_of(dataset, "part_0")
+    path.write_bytes(statistics_path_of(dataset, "part_1").read_bytes())
+    message = r"statistics_part_0\.json: counts other text than that of part_0"
+    with pytest.raises(DatasetError, match=message):
+        read_entry(dataset, "part_0")
+    path.unlink()
+    with pytest.raises(DatasetError, match=r"statistics_part_0\.json: missing"):
+        read_entry(dataset, "part_0")
+    read_all(dataset)  # training needs no statistics
 
 
 def test_a_folder_without_metadata_is_incomplete(dataset: Path) -> None:
@@ -418,7 +310,9 @@ def test_documents_that_are_not_in_the_stream_are_refused(
 
 
 def test_an_id_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
-    make_dataset(tmp_path, 30, recipe=RECIPE.model_copy(update={"vocab_size": 200}))
+    metadata = make_dataset(tmp_path, 30)
+    recipe = RECIPE.model_copy(update={"vocab_size": 200})
+    write_metadata(tmp_path, DatasetMetadata.of(recipe, metadata.files))
     refused(tmp_path, "the tokens are not the documents")
 
 

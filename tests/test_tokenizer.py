@@ -101,16 +101,6 @@ def test_ids_equal_sentencepiece_for_any_text(
     assert codellama.decode(codellama.encode(text)) == text
 
 
-def test_ids_equal_sentencepiece_on_wikipedia(
-    shared_dir: Path, codellama: CodeLlamaTokenizer, reference: Callable[[str], list[int]]
-) -> None:
-    path = shared_dir / "data" / "other_formats" / "wikiextractor_json.jsonl"
-    with path.open(encoding="utf-8") as file:
-        texts = [json.loads(line)["text"] for line in file]
-    for text, ids in zip(texts, codellama.encode_batch(texts), strict=True):
-        assert ids.tolist() == reference(text)
-
-
 def test_known_ids_of_codellama(codellama: CodeLlamaTokenizer) -> None:
     assert codellama.encode("Hello world") == [15043, 3186]
     assert codellama.encode(" ") == [259]

@@ -54,6 +54,10 @@ def test_no_piece_crosses_a_border(pieces: dict[str, int]) -> None:
     assert not [piece for piece in learned if "\n" in piece]
 
 
+def test_each_character_of_a_piece_is_a_piece(pieces: dict[str, int]) -> None:
+    assert set("".join(pieces)) <= set(pieces)
+
+
 @settings(max_examples=300, deadline=None)
 @given(text=TEXT)
 def test_ids_are_the_same_with_the_borders_of_training(text: str, tiny_tokenizer_dir: Path) -> None:

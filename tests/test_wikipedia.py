@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from utils.cleaning import wikipedia
-from utils.cleaning.raw_files import BYTE_ORDER_MARK
-from utils.cleaning.text_rules import CODE, HEADING
-from utils.cleaning.wikipedia import Article, BadLine, Dropped, read_record
+from utils.cleaning.inputs.raw_files import BYTE_ORDER_MARK
+from utils.cleaning.records import wikipedia
+from utils.cleaning.records.wikipedia import Article, BadLine, Dropped, read_record
+from utils.cleaning.rules.text_rules import CODE, HEADING
 
 Json = dict[str, Any]
 
@@ -38,7 +38,7 @@ def page(*sections: Json, **fields: Any) -> Json:
 def lines_of(record: Json) -> list[str]:
     article = read_record(line(record))
     assert isinstance(article, Article)
-    return article.text.split("\n")
+    return article.lines
 
 
 SECTIONS = [
@@ -289,14 +289,11 @@ def test_real_records(shared_dir: Path) -> None:
     assert Dropped("disambiguation") in pages["api_squirrel"]
     assert all(isinstance(page, Article) for page in pages["sdk_2025_elections"])
     by_title = {page.title: page for page in pages["wme_parser_pages"] if isinstance(page, Article)}
-    html, *montreal = (folder / "api_2024_montreal.jsonl").read_bytes().splitlines()
-    assert all(isinstance(read_record(data), Article) for data in montreal)
-    with pytest.raises(BadLine, match="article_body"):
-        read_record(html)
-    toyota = by_title["Toyota"].text.split("\n")
+    assert all(isinstance(page, Article) for page in read_all(folder / "api_2024_montreal.jsonl"))
+    toyota = by_title["Toyota"].lines
     assert toyota.count(f"{HEADING}Motorsports") == 1
-    assert "28 in Black" in by_title["Body mass index"].text.split("\n")
-    assert f"{HEADING}References" not in by_title["Poetry"].text.split("\n")
+    assert "28 in Black" in by_title["Body mass index"].lines
+    assert f"{HEADING}References" not in by_title["Poetry"].lines
 
 
 def test_real_plain_records(shared_dir: Path) -> None:
@@ -305,8 +302,55 @@ def test_real_plain_records(shared_dir: Path) -> None:
     assert all(isinstance(page, Article) for page in pages)
 
 
-def test_enterprise_html_is_refused_with_its_keys(shared_dir: Path) -> None:
-    path = shared_dir / "data" / "other_formats" / "enterprise_html.ndjson"
-    for data in path.read_bytes().splitlines():
-        with pytest.raises(BadLine, match=r"keys: abstract, .*article_body"):
-            read_record(data)
+HTML = {"html": "<p>Lead.</p><h2>See also</h2><p>B</p><h2>Use</h2><table class='wikitable'>"}
+HTML["html"] += "<tr><th>A<th>B</tr><tr><td>1<td>2</tr></table>"
+HTML_LINES = ["Lead.", f"{HEADING}Use", "| A | B |", "| --- | --- |", "| 1 | 2 |"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"abstract": "Lead.", "in_language": {"identifier": "en"}},
+        {"sections": [], "categories": [{"name": "Category:Rodents", "url": "u"}, {}, None]},
+        {"templates": None, "categories": ["Category:Rodents"]},
+        {"templates": "Template:Taxobox"},
+        {"templates": {"a": 1}, "categories": 3},
+    ],
+)
+def test_enterprise_html(fields: Json) -> None:
+    record = {"name": "Page", "identifier": 1, "url": "u", "article_body": HTML, **fields}
+    assert lines_of(record) == HTML_LINES
+
+
+def test_structured_contents_go_before_html() -> None:
+    assert lines_of(page(*SECTIONS, article_body=HTML)) == LINES
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"article_body": {"html": ""}}, "empty"),
+        ({"namespace": {"identifier": 10}}, "other_namespace"),
+        ({"description": "Topics referred to by the same term"}, "disambiguation"),
+        ({"templates": [{"name": "Vorlage:Begriffsklärung"}]}, "disambiguation"),
+        ({"categories": [{"name": "Category:All set index articles"}]}, "set_index"),
+        ({"article_body": {"html": "<ul><li>REDIRECT X</li></ul>"}}, "redirect"),
+        (
+            {"article_body": {"html": "<p>Rio may refer to:</p><ul><li>X</li></ul>"}},
+            "disambiguation",
+        ),
+    ],
+)
+def test_enterprise_html_that_is_no_article_says_why(fields: Json, reason: str) -> None:
+    assert read_record(line({"name": "Page", "article_body": HTML, **fields})) == Dropped(reason)
+
+
+def test_real_enterprise_html(shared_dir: Path) -> None:
+    german, english, russian = read_all(
+        shared_dir / "data" / "other_formats" / "enterprise_html.ndjson"
+    )
+    assert german == Dropped("disambiguation")
+    assert isinstance(english, Article)
+    assert isinstance(russian, Article)
+    assert english.lines[0].startswith("Squirrels are members of the family Sciuridae (/")
+    assert f"{CODE}  function factorial(x)" in russian.lines

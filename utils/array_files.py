@@ -1,6 +1,7 @@
-"""NumPy .npy files that are checked before they are believed. No pickle is ever opened."""
+"""NumPy .npy files: streamed out, and checked before they are believed. No pickle is opened."""
 
 import ast
+import hashlib
 import math
 from pathlib import Path
 from typing import IO, Any
@@ -24,18 +25,39 @@ class StoredArray(BaseModel):
     size_bytes: NonNegativeInt
     sha256: str
 
-    @classmethod
-    def of(cls, path: Path) -> "StoredArray":
-        return cls(size_bytes=path.stat().st_size, sha256=sha256_of(path))
 
+class ArrayWriter:
+    """Streams rows of one shape into an open .npy file, which must be readable too."""
 
-def write_header(output: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Begin a .npy file of rows in C order.
+    def __init__(
+        self, output: IO[bytes], dtype: np.dtype[Any], row_shape: tuple[int, ...] = ()
+    ) -> None:
+        self.rows = 0
+        self._output, self._dtype, self._row_shape = output, dtype, row_shape
+        self._write_header()
+        self._header_bytes = output.tell()
 
-    numpy pads the header so that the first length can grow in place: write it with length 0,
-    stream the rows, and write it again with the true length.
-    """
-    write_array_header_1_0(output, _header(dtype, shape))
+    def write(self, rows: NDArray[Any]) -> None:
+        """Add rows (any number, *row_shape), C-ordered and of the array's type."""
+        assert rows.dtype == self._dtype, "the header promises another type"
+        assert rows.shape[1:] == self._row_shape, "the header promises another shape"
+        self._output.write(rows.data)
+        self.rows += len(rows)
+
+    def finish(self) -> StoredArray:
+        """Write the header again, now that the number of rows is known, and hash the file."""
+        self._output.seek(0)
+        self._write_header()
+        assert self._output.tell() == self._header_bytes, "the header has room to grow"
+        # The header comes first, so hashing while writing would not give the file's SHA-256.
+        self._output.seek(0)
+        digest = hashlib.file_digest(self._output, "sha256").hexdigest()  # type: ignore[arg-type]
+        return StoredArray(size_bytes=self._output.seek(0, 2), sha256=digest)
+
+    def _write_header(self) -> None:
+        """numpy pads a header so that the first length can grow in place."""
+        shape = (self.rows, *self._row_shape)
+        write_array_header_1_0(self._output, _header(self._dtype, shape))
 
 
 def map_array(

@@ -3,13 +3,15 @@
 `cleaned_<stem>.txt` is UTF-8 in NFC. "\\n" ends an article and stands nowhere else; paragraphs
 inside an article are divided by U+2029 PARAGRAPH SEPARATOR, so a line is an article. First comes
 the title, then the lead, then the sections. `cleaned_<stem>.json` beside it is written last and
-says that the text is whole and what it was made from.
+says that the text is whole and what it was made from. `cleaned_<stem>.pages` and
+`cleaned_<stem>.duplicates` are the cleaner's own: by them it finds duplicates among all the texts,
+and brings back what it dropped when the other copy goes.
 
 Iterate over a file, or split at "\\n": `str.splitlines` also splits at U+2029.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal, Self
 
@@ -19,6 +21,7 @@ from utils.errors import DataError
 from utils.files import natural_key, write_json
 
 PARAGRAPH_BREAK = "\u2029"
+_PARAGRAPH_BREAK_BYTES = PARAGRAPH_BREAK.encode()
 _PREFIX = "cleaned_"
 _RERUN = "Run cleaner.py again; it redoes what is unfinished and keeps the rest."
 
@@ -33,6 +36,7 @@ class CleanerSettings(_Record):
     min_characters: NonNegativeInt
     max_bad_share: float
     limit_articles: NonNegativeInt | None  # None: the whole file
+    drop_duplicate_texts: bool
 
     def limit_reached(self, articles: int) -> bool:
         """Whether cleaning stops after so many, with the rest of the file unread."""
@@ -40,20 +44,26 @@ class CleanerSettings(_Record):
 
     @property
     def without_limit(self) -> Self:
-        """What decides each article, however many there are."""
+        """What decides which articles there are, but for an early end."""
         return self.model_copy(update={"limit_articles": None})
+
+    @property
+    def of_one_article(self) -> Self:
+        """What decides an article, whatever other articles there are."""
+        return self.without_limit.model_copy(update={"drop_duplicate_texts": False})
 
 
 class CleanedMarker(_Record):
     """The done marker of one cleaned file: where it comes from, and what happened on the way."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[2] = 2
     cleaner_version: int
     settings: CleanerSettings
     input_name: str
     input_bytes: NonNegativeInt
     input_modified_ns: int
     input_sha256: str | None  # None: the text is truncated, the rest was not read
+    truncated: bool  # whether it is only the text of the file's first articles
     output_bytes: NonNegativeInt
     output_sha256: str
     records: NonNegativeInt  # lines read, good and bad, without blank ones
@@ -61,12 +71,12 @@ class CleanedMarker(_Record):
     characters: NonNegativeInt  # code points of all articles, line ends not counted
     dropped: dict[str, int]  # reason -> records
     bad_lines: dict[str, int]  # kind -> lines
-    rules: dict[str, int]  # cleaning rule -> articles it changed
-
-    @property
-    def truncated(self) -> bool:
-        """Whether it is only the text of the file's first articles."""
-        return self.settings.limit_reached(self.articles)
+    rules: dict[str, int]  # cleaning rule -> articles it changed, duplicates included
+    duplicate_texts: NonNegativeInt  # articles with the text of an earlier one, kept or dropped
+    cleaned_sha256: str  # of the text before duplicates were dropped
+    pages_sha256: str
+    duplicates_sha256: str | None  # None: no duplicates were dropped, there is no such file
+    compared: str | None  # what it was compared with for duplicates; None: nothing yet
 
 
 class ArticleWriter:
@@ -77,14 +87,27 @@ class ArticleWriter:
         self._digest = hashlib.sha256()
         self.articles = self.characters = self.size_bytes = 0
 
-    def write(self, text: str) -> None:
-        """Add one article whose paragraphs are divided by "\\n"."""
-        line = text.replace("\n", PARAGRAPH_BREAK).encode() + b"\n"
-        self._file.write(line)
-        self._digest.update(line)
-        self.articles += 1
-        self.characters += len(text)
-        self.size_bytes += len(line)
+    def write_all(self, articles: Sequence[Sequence[str]]) -> list[bytes]:
+        """Add articles, each as its title and paragraphs; returns their lines."""
+        lines = [
+            _PARAGRAPH_BREAK_BYTES.join([paragraph.encode() for paragraph in article]) + b"\n"
+            for article in articles
+        ]
+        characters = sum(sum(map(len, article)) + len(article) - 1 for article in articles)
+        self._write(b"".join(lines), len(lines), characters)
+        return lines
+
+    def write_lines(self, lines: Sequence[bytes]) -> None:
+        """Add articles as the lines that they were in another file."""
+        data = b"".join(lines)
+        self._write(data, len(lines), len(data.decode()) - len(lines))
+
+    def _write(self, data: bytes, articles: int, characters: int) -> None:
+        self._file.write(data)
+        self._digest.update(data)
+        self.articles += articles
+        self.characters += characters
+        self.size_bytes += len(data)
 
     @property
     def sha256(self) -> str:
@@ -98,6 +121,16 @@ def text_path_of(cleaned_dir: Path, stem: str) -> Path:
 
 def marker_path_of(text_path: Path) -> Path:
     return text_path.with_name(text_path.name.removesuffix(".txt") + ".json")
+
+
+def pages_path_of(text_path: Path) -> Path:
+    """Where the index of a text's pages belongs."""
+    return text_path.with_name(text_path.name.removesuffix(".txt") + ".pages")
+
+
+def duplicates_path_of(text_path: Path) -> Path:
+    """Where the articles of a text belong that were dropped as duplicates."""
+    return text_path.with_name(text_path.name.removesuffix(".txt") + ".duplicates")
 
 
 def stem_of(text_path: Path) -> str:
@@ -149,7 +182,8 @@ def read_markers(cleaned_dir: Path, allow_truncated: bool) -> dict[Path, Cleaned
     """The markers of all finished texts, by path, in order.
 
     Raises DataError as `cleaned_files` and `read_marker` do, if texts were not all cleaned in the
-    same way, and, unless `allow_truncated`, if any holds only the first articles of its file.
+    same way or not all compared for duplicates, and, unless `allow_truncated`, if any holds only
+    the first articles of its file.
     """
     markers = {path: read_marker(path) for path in cleaned_files(cleaned_dir)}
     ways: dict[tuple[int, CleanerSettings], str] = {}
@@ -161,6 +195,7 @@ def read_markers(cleaned_dir: Path, allow_truncated: bool) -> dict[Path, Cleaned
             " the cleaner, or with different settings",
             "Run cleaner.py, which redoes what is out of date; delete what has no raw file.",
         )
+    _check_compared(cleaned_dir, markers)
     truncated = [path.name for path, marker in markers.items() if marker.truncated]
     if truncated and not allow_truncated:
         raise DataError(
@@ -168,6 +203,18 @@ def read_markers(cleaned_dir: Path, allow_truncated: bool) -> dict[Path, Cleaned
             "Run cleaner.py without --test, or use --test here as well.",
         )
     return markers
+
+
+def _check_compared(cleaned_dir: Path, markers: dict[Path, CleanedMarker]) -> None:
+    comparisons = {marker.compared for marker in markers.values()}
+    if len(comparisons) == 1 and None not in comparisons:
+        return
+    new = [path.name for path, marker in markers.items() if marker.compared is None]
+    raise DataError(
+        f"{cleaned_dir}: not yet compared for duplicates with all others:"
+        f" {', '.join(new or [path.name for path in markers])}",
+        _RERUN,
+    )
 
 
 def write_marker(text_path: Path, marker: CleanedMarker) -> None:
@@ -181,10 +228,15 @@ def read_articles(text_path: Path) -> Iterator[str]:
     """
     with text_path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                raise DataError(f"{text_path}:{number}: the last article is cut off", _RERUN)
-            try:
-                text = line[:-1].decode()
-            except UnicodeDecodeError:
-                raise DataError(f"{text_path}:{number}: not UTF-8 text", _RERUN) from None
-            yield text.replace(PARAGRAPH_BREAK, "\n")
+            yield article_of(line, text_path, number)
+
+
+def article_of(line: bytes, text_path: Path, number: int) -> str:
+    """The article that is line `number` of `text_path`, as `read_articles` gives it."""
+    if not line.endswith(b"\n"):
+        raise DataError(f"{text_path}:{number}: the last article is cut off", _RERUN)
+    try:
+        text = line[:-1].decode()
+    except UnicodeDecodeError:
+        raise DataError(f"{text_path}:{number}: not UTF-8 text", _RERUN) from None
+    return text.replace(PARAGRAPH_BREAK, "\n")

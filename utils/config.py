@@ -32,6 +32,7 @@ def _beside_config(path: Path, info: ValidationInfo) -> Path:
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+EngineName = Literal["fastokens", "tokenizers"]
 ConfigPath = Annotated[Path, Field(strict=False), AfterValidator(_beside_config)]
 
 
@@ -85,6 +86,11 @@ class TokenizerConfig(Section):
         default="codellama/CodeLlama-7b-hf",
         description="Hugging Face Hub name, or a local folder with tokenizer.json;"
         " a path starting with ./ or ../ is relative to the configuration file.",
+    )
+    engine: EngineName = Field(
+        default="fastokens",
+        description="What encodes in bulk: fastokens, compared with the stock tokenizers library"
+        " on every file and many times faster, or that library itself.",
     )
     bos_token_id: NonNegativeInt = Field(default=1, description="Begins every document (<s>).")
     eos_token_id: NonNegativeInt = Field(default=2, description="Ends every document (</s>).")
@@ -143,6 +149,11 @@ class CleanerConfig(Section):
     max_bad_share: Annotated[float, Field(ge=0.0, le=1.0)] = Field(
         default=0.01, description="Share of unreadable lines above which a file fails."
     )
+    drop_duplicate_texts: bool = Field(
+        default=False,
+        description="Drop an article whose whole text is that of another; of the same page in"
+        " several files the newest alone is kept in any case.",
+    )
 
 
 class DatasetPrepConfig(Section):
@@ -152,7 +163,13 @@ class DatasetPrepConfig(Section):
     stride: PositiveInt | None = Field(
         default=None, description="Tokens between window starts; null is half a window."
     )
-    batch_articles: PositiveInt = Field(default=10_000, description="Articles tokenized at once.")
+    batch_articles: PositiveInt = Field(
+        default=10_000, description="Most articles of a batch; long ones make a smaller batch."
+    )
+    workers: PositiveInt = Field(
+        default=2,
+        description="Files in work at the same time; the tokenizer uses all cores, even for one.",
+    )
     test_articles: PositiveInt = Field(default=10_000, description="Articles read with --test.")
 
     @property

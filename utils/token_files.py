@@ -1,24 +1,24 @@
-"""The dataset format: its only writer and reader.
+"""The dataset format: its names, its metadata, and its only reader.
 
 For each cleaned text `<stem>` a dataset folder holds
 
-    tokens_<stem>.npy     uint16 (windows, window): windows of the file's token stream
-    documents_<stem>.npy  int64 (documents,): where each document starts in that stream
-    tokens_<stem>.json    written after both: their metadata, so that they need no second making
+    tokens_<stem>.npy       uint16 (windows, window): windows of the file's token stream
+    documents_<stem>.npy    int64 (documents,): where each document starts in that stream
+    statistics_<stem>.json  how often each token stands in the text, and the articles' lengths
+    tokens_<stem>.json      written after them: their metadata, so that they need no second making
 
 and metadata.json, written last, describes them all; without it the dataset is not complete. The
 stream is `<s> article </s>`, article after article. Window i starts at i * stride, the last one
 is moved back to end where the stream ends: every token is in a window and none is padding. Only a
 file whose whole stream is shorter than a window has no windows.
 
-Reading trusts nothing: sizes, headers, digests and the stream's own structure are checked, and no
-pickle is ever opened.
+utils/preparing/token_writer.py writes the files of a text. Reading trusts nothing: sizes, headers,
+digests and the stream's own structure are checked, and no pickle is ever opened.
 """
 
 import hashlib
 import json
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -35,17 +35,19 @@ from pydantic import (
 )
 from pydantic_core import from_json
 
-from utils.array_files import StoredArray, check_digest, map_array, write_header
+from utils.array_files import StoredArray, check_digest, map_array
 from utils.errors import DatasetError
-from utils.files import atomic_write, natural_key, write_json
-from utils.windows import ID_TYPE, Ids, Positions, WindowWriter, join_windows, window_count
+from utils.files import natural_key, write_json
+from utils.token_statistics import TokenStatistics
+from utils.windows import ID_TYPE, Ids, Positions, join_windows, window_count
 
 FORMAT_VERSION: Literal[1] = 1
 METADATA_NAME = "metadata.json"
 POSITION_TYPE = np.dtype("<i8")
+SPECIAL_TOKENS = 2  # of a document: <s> and </s>
 
 _REDO = "Run dataset_prep.py --force, with --test if this is the test dataset, to make it again."
-_TOKENS, _DOCUMENTS = "tokens_", "documents_"
+_TOKENS, _DOCUMENTS, _STATISTICS = "tokens_", "documents_", "statistics_"
 
 
 def _plain_stem(stem: str) -> str:
@@ -109,7 +111,7 @@ class DatasetMetadata(Recipe):
             for key in ("articles", "tokens", "windows", "characters", "utf8_bytes")
         }
         unknown = sum(file.unknown_tokens for file in files)
-        text_tokens = totals["tokens"] - 2 * totals["articles"]
+        text_tokens = totals["tokens"] - SPECIAL_TOKENS * totals["articles"]
         values = {
             **recipe.model_dump(include=set(Recipe.model_fields)),
             **totals,
@@ -120,6 +122,11 @@ class DatasetMetadata(Recipe):
             "files": [file.model_dump() for file in files],
         }
         return cls.model_validate({**values, "fingerprint": _fingerprint(values)})
+
+    @property
+    def text_tokens(self) -> int:
+        """Tokens without <s> and </s>."""
+        return self.tokens - SPECIAL_TOKENS * self.articles
 
     @property
     def recipe(self) -> Recipe:
@@ -143,6 +150,10 @@ def documents_path_of(dataset_dir: Path, stem: str) -> Path:
     return dataset_dir / f"{_DOCUMENTS}{stem}.npy"
 
 
+def statistics_path_of(dataset_dir: Path, stem: str) -> Path:
+    return dataset_dir / f"{_STATISTICS}{stem}.json"
+
+
 def entry_path_of(dataset_dir: Path, stem: str) -> Path:
     return dataset_dir / f"{_TOKENS}{stem}.json"
 
@@ -151,7 +162,12 @@ def stored_stems(dataset_dir: Path) -> list[str]:
     """The stems that have any file here, finished or not, in natural order."""
     stems = {
         Path(path.name[len(prefix) : -len(suffix)])
-        for prefix, suffix in ((_TOKENS, ".npy"), (_TOKENS, ".json"), (_DOCUMENTS, ".npy"))
+        for prefix, suffix in (
+            (_TOKENS, ".npy"),
+            (_TOKENS, ".json"),
+            (_DOCUMENTS, ".npy"),
+            (_STATISTICS, ".json"),
+        )
         for path in dataset_dir.glob(f"{prefix}*{suffix}")
     }
     return [stem.name for stem in sorted(stems, key=natural_key)]
@@ -159,7 +175,7 @@ def stored_stems(dataset_dir: Path) -> list[str]:
 
 def remove_token_file(dataset_dir: Path, stem: str) -> None:
     """Delete what is stored for `stem`, the entry first."""
-    for path_of in (entry_path_of, tokens_path_of, documents_path_of):
+    for path_of in (entry_path_of, tokens_path_of, documents_path_of, statistics_path_of):
         path_of(dataset_dir, stem).unlink(missing_ok=True)
 
 
@@ -192,7 +208,10 @@ def read_metadata(dataset_dir: Path) -> DatasetMetadata:
 
 
 def read_entry(dataset_dir: Path, stem: str) -> DatasetMetadata | None:
-    """What is finished of `stem`: a dataset of one file, or None. Checks like `read_metadata`."""
+    """What is finished of `stem`: a dataset of one file, or None.
+
+    Checks like `read_metadata` and `read_statistics`.
+    """
     path = entry_path_of(dataset_dir, stem)
     if not path.is_file():
         return None
@@ -200,7 +219,26 @@ def read_entry(dataset_dir: Path, stem: str) -> DatasetMetadata | None:
     if [file.stem for file in entry.files] != [stem]:
         raise DatasetError(f"{path}: describes another file", _REDO)
     _map_arrays(dataset_dir, entry.window, entry.files[0])
+    read_statistics(dataset_dir, entry)
     return entry
+
+
+def read_statistics(dataset_dir: Path, metadata: DatasetMetadata) -> TokenStatistics:
+    """The statistics of all files together. Raises DatasetError if any are not its file's."""
+    total = TokenStatistics(metadata.vocab_size)
+    for file in metadata.files:
+        path = statistics_path_of(dataset_dir, file.stem)
+        statistics = TokenStatistics.load(path, metadata.vocab_size)
+        counted = (
+            statistics.articles,
+            statistics.characters.total,
+            statistics.tokens.total + SPECIAL_TOKENS * statistics.articles,
+            int(statistics.token_counts[metadata.unk_token_id]),
+        )
+        if counted != (file.articles, file.characters, file.tokens, file.unknown_tokens):
+            raise DatasetError(f"{path}: counts other text than that of {file.stem}", _REDO)
+        total.merge(statistics)
+    return total
 
 
 def read_stream(
@@ -229,53 +267,6 @@ def read_stream(
             f"{tokens_path}: the tokens are not the documents of {documents_path.name}", _REDO
         )
     return stream, starts
-
-
-def write_token_file(
-    dataset_dir: Path,
-    stem: str,
-    source_sha256: str,
-    recipe: Recipe,
-    documents: Iterable[tuple[str, Ids]],
-) -> TokenFile:
-    """Write all files of one cleaned text, given the text and the ids of each article in order.
-
-    The ids must not hold <s> and </s>; they are added here. Memory does not grow with the number
-    of documents but for 8 bytes each. The entry is written last.
-    """
-    assert _plain_stem(stem) == stem
-    entry_path_of(dataset_dir, stem).unlink(missing_ok=True)
-    tokens_path = tokens_path_of(dataset_dir, stem)
-    documents_path = documents_path_of(dataset_dir, stem)
-    bos, eos = np.array([recipe.bos_token_id], ID_TYPE), np.array([recipe.eos_token_id], ID_TYPE)
-    starts = array("q")
-    characters = utf8_bytes = unknown_tokens = 0
-    with atomic_write(tokens_path) as output:
-        windows = WindowWriter(output, recipe.window, recipe.stride)
-        for text, ids in documents:
-            starts.append(windows.tokens)
-            windows.add(bos, ids, eos)
-            characters += len(text)
-            utf8_bytes += len(text.encode())
-            unknown_tokens += int(np.count_nonzero(ids == recipe.unk_token_id))
-        windows.finish()
-    with atomic_write(documents_path) as output:
-        write_header(output, POSITION_TYPE, (len(starts),))
-        output.write(np.array(starts, POSITION_TYPE).tobytes())
-    file = TokenFile(
-        stem=stem,
-        source_sha256=source_sha256,
-        articles=len(starts),
-        tokens=windows.tokens,
-        windows=windows.windows,
-        characters=characters,
-        utf8_bytes=utf8_bytes,
-        unknown_tokens=unknown_tokens,
-        tokens_array=StoredArray.of(tokens_path),
-        documents_array=StoredArray.of(documents_path),
-    )
-    write_json(entry_path_of(dataset_dir, stem), DatasetMetadata.of(recipe, [file]).model_dump())
-    return file
 
 
 def _fingerprint(values: dict[str, Any]) -> str:

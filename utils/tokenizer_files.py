@@ -13,7 +13,8 @@ from utils.errors import TokenizerError
 from utils.files import atomic_write, sole_writer, write_json
 
 TOKENIZER_FILE = "tokenizer.json"
-COMPANION_FILES = ("special_tokens_map.json", "tokenizer.model", "tokenizer_config.json")
+SENTENCEPIECE_FILE = "tokenizer.model"
+COMPANION_FILES = ("special_tokens_map.json", SENTENCEPIECE_FILE, "tokenizer_config.json")
 INFO_FILE = "tokenizer_info.json"
 HUB_TIMEOUT_SECONDS = 10
 FETCH_AGAIN = "Run `python tokenizer.py` to fetch the tokenizer again."

@@ -4,17 +4,18 @@ Window i starts at i * stride; the last one is moved back to end where the strea
 token is in a window and none is padding. A stream shorter than a window has no windows.
 """
 
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from utils.array_files import write_header
+from utils.array_files import ArrayWriter, StoredArray
 
 ID_TYPE = np.dtype("<u2")
 FLUSH_TOKENS = 1 << 20  # collected between writes
-CHUNK_WINDOWS = 1 << 13  # copied or compared at once
+CHUNK_TOKENS = 1 << 19  # of windows that are copied or compared at once
 
 Ids = NDArray[np.uint16]
 Positions = NDArray[np.int64]
@@ -44,26 +45,28 @@ class WindowWriter:
     """
 
     def __init__(self, output: IO[bytes], window: int, stride: int) -> None:
-        self.tokens = self.windows = 0  # of the stream so far; written
-        self._output, self._window, self._stride = output, window, stride
+        self.tokens = 0  # of the stream so far
+        self._array = ArrayWriter(output, ID_TYPE, (window,))
+        self._window, self._stride = window, stride
         self._held: list[Ids] = [np.empty(0, ID_TYPE)]
         self._held_start = self._flushed = 0  # positions in the stream
-        write_header(output, ID_TYPE, (0, window))
-        self._header_bytes = output.tell()
 
-    def add(self, *pieces: Ids) -> None:
+    @property
+    def windows(self) -> int:
+        """Windows written so far."""
+        return self._array.rows
+
+    def add(self, piece: Ids) -> None:
         """Continue the stream."""
-        self._held.extend(pieces)
-        self.tokens += sum(map(len, pieces))
+        self._held.append(piece)
+        self.tokens += len(piece)
         if self.tokens - self._flushed >= FLUSH_TOKENS:
             self._flush()
 
-    def finish(self) -> None:
-        """Write the windows up to the end and, now that their number is known, the header."""
+    def finish(self) -> StoredArray:
+        """Write the windows up to the end, and what belongs to the end of an array."""
         self._flush(at_end=True)
-        self._output.seek(0)
-        write_header(self._output, ID_TYPE, (self.windows, self._window))
-        assert self._output.tell() == self._header_bytes, "the header has room to grow"
+        return self._array.finish()
 
     def _flush(self, at_end: bool = False) -> None:
         stream = np.concatenate(self._held)
@@ -72,14 +75,18 @@ class WindowWriter:
         starts = np.arange(self.windows, count, dtype=np.int64) * self._stride
         # A window that would be moved back is not the last one while the stream goes on.
         starts = np.minimum(starts, last_start) if at_end else starts[starts <= last_start]
-        for first in range(0, len(starts), CHUNK_WINDOWS):
-            chosen = starts[first : first + CHUNK_WINDOWS] - self._held_start
-            rows = sliding_window_view(stream, self._window)[chosen]
-            self._output.write(rows.data)  # (chosen, window)
-        self.windows += len(starts)
+        for chunk in _chunks(len(starts), self._window):
+            rows = sliding_window_view(stream, self._window)[starts[chunk] - self._held_start]
+            self._array.write(rows)
         kept = stream[-self._window :].copy()
         self._held, self._held_start = [kept], self.tokens - len(kept)
         self._flushed = self.tokens
+
+
+def _chunks(count: int, window: int) -> Iterator[slice]:
+    """`count` windows in parts that fit a processor's cache."""
+    step = max(CHUNK_TOKENS // window, 1)
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
 
 
 def join_windows(windows: Ids, tokens: int, stride: int) -> Ids | None:
@@ -92,8 +99,7 @@ def join_windows(windows: Ids, tokens: int, stride: int) -> Ids | None:
     stream[: (len(windows) - 1) * stride].reshape(-1, stride)[:] = windows[:-1, :stride]
     stream[tokens - window :] = windows[-1]
     views = sliding_window_view(stream, window)[::stride]
-    for first in range(0, len(windows) - 1, CHUNK_WINDOWS):
-        rows = slice(first, min(first + CHUNK_WINDOWS, len(windows) - 1))
+    for rows in _chunks(len(windows) - 1, window):
         if not np.array_equal(views[rows], windows[rows]):
             return None
     return stream

@@ -9,18 +9,23 @@ from utils.articles import (
     ArticleWriter,
     CleanedMarker,
     CleanerSettings,
+    duplicates_path_of,
     marker_path_of,
     read_marker,
     text_path_of,
     write_marker,
 )
-from utils.cleaning.raw_files import RawFile, RawReader
-from utils.cleaning.text_rules import CLEANER_VERSION, clean, clean_title
-from utils.cleaning.wikipedia import Article, BadLine, Dropped, read_record
+from utils.cleaning.duplicates.pages import PageIndex, read_pages
+from utils.cleaning.inputs.raw_files import RawFile
+from utils.cleaning.inputs.raw_reader import RawReader, open_raw
+from utils.cleaning.records.wikipedia import Article, BadLine, Dropped, read_record
+from utils.cleaning.rules.text_cleaner import clean_all
+from utils.cleaning.rules.text_rules import CLEANER_VERSION
 from utils.errors import DataError
-from utils.files import atomic_write, sha256_of
+from utils.files import atomic_write
 
 REPORT_BYTES = 1 << 20  # between two calls of `report`
+BATCH_CHARACTERS = 1 << 19  # cleaned at once: enough to make one article's share of calls small
 _HOPELESS_LINES = 1_000  # bad ones, and not one good: another format, so do not read it to its end
 
 
@@ -34,9 +39,9 @@ class Counts:
     first_bad: dict[str, str] = field(default_factory=dict)  # kind -> "file:line: detail"
     rules: Counter[str] = field(default_factory=Counter)
 
-    def bad(self, path: Path, number: int, error: BadLine) -> None:
+    def bad(self, place: str, error: BadLine) -> None:
         self.bad_lines[error.kind] += 1
-        self.first_bad.setdefault(error.kind, f"{path}:{number}: {error.detail}")
+        self.first_bad.setdefault(error.kind, f"{place}: {error.detail}")
 
     @property
     def lost(self) -> int:
@@ -50,6 +55,7 @@ class CleanedFile:
 
     marker: CleanedMarker
     first_bad: dict[str, str]
+    warnings: list[str]  # of what was left out of an archive
 
 
 def reason_to_clean(raw: RawFile, cleaned_dir: Path, settings: CleanerSettings) -> str | None:
@@ -60,6 +66,12 @@ def reason_to_clean(raw: RawFile, cleaned_dir: Path, settings: CleanerSettings) 
     text_path = text_path_of(cleaned_dir, raw.stem)
     if not text_path.exists() and not marker_path_of(text_path).exists():
         return "new"
+    reason = reason_not_current(text_path, settings)
+    return "the raw file changed" if reason is None and _input_changed(raw, text_path) else reason
+
+
+def reason_not_current(text_path: Path, settings: CleanerSettings) -> str | None:
+    """Why a text is not what these settings make of its raw file as it was, or None."""
     try:
         marker = read_marker(text_path)
         text_bytes = text_path.stat().st_size
@@ -67,22 +79,34 @@ def reason_to_clean(raw: RawFile, cleaned_dir: Path, settings: CleanerSettings) 
         return "unfinished"
     if marker.cleaner_version != CLEANER_VERSION:
         return "the cleaner changed"
-    if marker.settings.without_limit != settings.without_limit:
+    if marker.settings.of_one_article != settings.of_one_article:
         return "the settings changed"
-    if marker.truncated and marker.settings != settings:
-        return f"it was stopped after {marker.articles:,} articles"
+    limit = marker.settings.limit_articles
+    if marker.truncated and limit != settings.limit_articles:
+        return f"it was stopped after {limit:,} articles"
     if text_bytes != marker.output_bytes:
         return "its text was changed"
-    return "the raw file changed" if _input_changed(raw, marker) else None
+    try:
+        read_pages(text_path, marker)
+    except DataError:
+        return "the index of its pages is damaged"
+    if marker.duplicates_sha256 is not None and not duplicates_path_of(text_path).exists():
+        return "the duplicates dropped from it are missing"
+    return None
 
 
-def _input_changed(raw: RawFile, marker: CleanedMarker) -> bool:
+def _input_changed(raw: RawFile, text_path: Path) -> bool:
+    marker = read_marker(text_path)
     stat = raw.path.stat()
-    if (raw.path.name, stat.st_size) != (marker.input_name, marker.input_bytes):
+    size_bytes = raw.member.stored_bytes if raw.member else stat.st_size
+    if (raw.name, size_bytes) != (marker.input_name, marker.input_bytes):
         return True
     if stat.st_mtime_ns == marker.input_modified_ns:
         return False
-    return marker.input_sha256 is None or sha256_of(raw.path) != marker.input_sha256
+    if marker.input_sha256 is None:
+        return True
+    with RawReader(raw) as reader:
+        return reader.sha256() != marker.input_sha256
 
 
 def clean_file(
@@ -99,30 +123,39 @@ def clean_file(
     """
     text_path = text_path_of(cleaned_dir, raw.stem)
     counts = Counts()
-    with RawReader(raw) as reader:  # which makes DataErrors of its own OSErrors
+    with open_raw(raw) as reader:  # which makes DataErrors of its own OSErrors
         try:
             marker_path_of(text_path).unlink(missing_ok=True)  # of an older text
+            duplicates_path_of(text_path).unlink(missing_ok=True)
+            index = PageIndex()
             with atomic_write(text_path) as file:
                 writer = ArticleWriter(file)
-                _clean_lines(reader, writer, settings, counts, report)
+                _clean_lines(reader, writer, index, settings, counts, report)
                 _check_bad_share(raw, counts, settings.max_bad_share)
-            marker = _marker_of(reader, writer, settings, counts)
+            pages_sha256 = index.save(text_path)
+            marker = _marker_of(reader, writer, pages_sha256, settings, counts)
             write_marker(text_path, marker)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(text_path)) from error
-    return CleanedFile(marker, counts.first_bad)
+    return CleanedFile(marker, counts.first_bad, reader.warnings)
 
 
 def _marker_of(
-    reader: RawReader, writer: ArticleWriter, settings: CleanerSettings, counts: Counts
+    reader: RawReader,
+    writer: ArticleWriter,
+    pages_sha256: str,
+    settings: CleanerSettings,
+    counts: Counts,
 ) -> CleanedMarker:
+    truncated = settings.limit_reached(writer.articles)
     return CleanedMarker(
         cleaner_version=CLEANER_VERSION,
         settings=settings,
-        input_name=reader.raw.path.name,
-        input_bytes=reader.stat.st_size,
-        input_modified_ns=reader.stat.st_mtime_ns,
-        input_sha256=None if settings.limit_reached(writer.articles) else reader.sha256(),
+        input_name=reader.raw.name,
+        input_bytes=reader.size_bytes,
+        input_modified_ns=reader.modified_ns,
+        input_sha256=None if truncated else reader.sha256(),
+        truncated=truncated,
         output_bytes=writer.size_bytes,
         output_sha256=writer.sha256,
         records=counts.records,
@@ -131,6 +164,11 @@ def _marker_of(
         dropped=_sorted(counts.dropped),
         bad_lines=_sorted(counts.bad_lines),
         rules=_sorted(counts.rules),
+        duplicate_texts=0,
+        cleaned_sha256=writer.sha256,
+        pages_sha256=pages_sha256,
+        duplicates_sha256=None,
+        compared=None,
     )
 
 
@@ -141,45 +179,77 @@ def _sorted(counter: Counter[str]) -> dict[str, int]:
 def _clean_lines(
     reader: RawReader,
     writer: ArticleWriter,
+    index: PageIndex,
     settings: CleanerSettings,
     counts: Counts,
     report: Callable[[int, int], None],
 ) -> None:
+    batch = _Batch(writer, index, settings, counts)
     next_report_bytes = 0
-    for number, line in enumerate(reader, start=1):
+    for line in reader:
         if reader.bytes_read >= next_report_bytes:
             next_report_bytes = reader.bytes_read + REPORT_BYTES
             report(reader.bytes_read, writer.articles)
         try:
             record = read_record(line)
         except BadLine as error:
-            counts.bad(reader.raw.path, number, error)
+            counts.bad(reader.place, error)
             counts.records += error.kind != "blank"
             if counts.lost == counts.records >= _HOPELESS_LINES:
                 break
             continue
+        finally:
+            del line  # it may have megabytes, and so may the next
         counts.records += 1
-        text = _cleaned(record, settings.min_characters, counts)
-        if text:
-            writer.write(text)
-            if settings.limit_reached(writer.articles):
-                break
+        if isinstance(record, Dropped):
+            counts.dropped[record.reason] += 1
+        else:
+            batch.add(record)
+        if settings.limit_reached(writer.articles):
+            break
+    batch.write()
     report(reader.bytes_read, writer.articles)
 
 
-def _cleaned(record: Article | Dropped, min_characters: int, counts: Counts) -> str | None:
-    """The article's text, or None after counting why it is dropped."""
-    if isinstance(record, Dropped):
-        counts.dropped[record.reason] += 1
-        return None
-    fired: set[str] = set()
-    body = clean(record.text, fired)
-    text = f"{clean_title(record.title)}\n{body}"
-    if not body or len(text) < min_characters:
-        counts.dropped["too_short" if body else "empty"] += 1
-        return None
-    counts.rules.update(fired)
-    return text
+class _Batch:
+    """Articles that wait to be cleaned together, which costs less than one at a time."""
+
+    def __init__(
+        self, writer: ArticleWriter, index: PageIndex, settings: CleanerSettings, counts: Counts
+    ) -> None:
+        self._writer, self._index = writer, index
+        self._settings, self._counts = settings, counts
+        self._articles: list[Article] = []
+        self._characters = 0
+
+    def add(self, article: Article) -> None:
+        """Take one more; write all if they are enough, or may be all that are wanted."""
+        self._articles.append(article)
+        self._characters += sum(map(len, article.lines))
+        is_last = self._settings.limit_reached(self._writer.articles + len(self._articles))
+        if self._characters >= BATCH_CHARACTERS or is_last:
+            self.write()
+
+    def write(self) -> None:
+        """Clean and write those that wait, and count what happened to them."""
+        texts = clean_all([(article.title, article.lines) for article in self._articles])
+        kept: list[list[str]] = []
+        pages: list[bytes] = []
+        rules: list[str] = []
+        for article, cleaned in zip(self._articles, texts, strict=True):
+            paragraphs = [cleaned.title, *cleaned.lines]
+            characters = sum(map(len, paragraphs)) + len(cleaned.lines)
+            if not cleaned.lines or characters < self._settings.min_characters:
+                self._counts.dropped["too_short" if cleaned.lines else "empty"] += 1
+            else:
+                rules += cleaned.rules
+                kept.append(paragraphs)
+                pages.append(article.page)
+        self._counts.rules.update(rules)
+        for page, line in zip(pages, self._writer.write_all(kept), strict=True):
+            self._index.add(page, line)
+        self._articles.clear()
+        self._characters = 0
 
 
 def _check_bad_share(raw: RawFile, counts: Counts, max_bad_share: float) -> None:
@@ -188,8 +258,7 @@ def _check_bad_share(raw: RawFile, counts: Counts, max_bad_share: float) -> None
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.bad_lines.most_common())
     firsts = "\n".join(f"  first {kind}: {first}" for kind, first in counts.first_bad.items())
     raise DataError(
-        f"{raw.path}: {counts.lost:,} of {counts.records:,} lines are no records ({kinds})\n"
-        f"{firsts}",
+        f"{raw}: {counts.lost:,} of {counts.records:,} lines are no records ({kinds})\n{firsts}",
         f"cleaner.max_bad_share allows {max_bad_share:.1%}. The file may be damaged, or of another"
         " format.",
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from utils.articles import CleanerSettings
 from utils.cleaning.file_cleaner import CleanedFile, clean_file
-from utils.cleaning.raw_files import RawFile
+from utils.cleaning.inputs.raw_files import RawFile
 from utils.errors import DataError, Interrupted
 from utils.files import remove_stale_temporaries
 from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard
@@ -28,12 +28,12 @@ _SHOWN_CHARACTERS = 12  # of a file's stem, beside the progress
 
 def clean_files(
     todo: list[RawFile], cleaned_dir: Path, settings: CleanerSettings, workers: int
-) -> int:
-    """Clean the files, `workers` at a time, and show how far they are; returns the bytes read.
+) -> tuple[int, list[DataError]]:
+    """Clean the files, `workers` at a time, and show how far they are.
 
-    A file that cannot be cleaned does not stop the others; at the end DataError names all of
-    them. A text that cannot be written, as on a full disk, ends the work with an OSError. Ctrl-C
-    and SIGTERM stop the workers, then raise Interrupted.
+    Returns the bytes read, and an error for each file that could not be cleaned, which does not
+    stop the others. A text that cannot be written, as on a full disk, ends the work with an
+    OSError. Ctrl-C and SIGTERM stop the workers, then raise Interrupted.
     """
     context = multiprocessing.get_context("spawn")
     shared = _Shared(context, len(todo))
@@ -59,12 +59,16 @@ def clean_files(
                 time.sleep(SAME_SIGNAL_SECONDS)  # the guard must still be here when it comes twice
             raise
         pool.shutdown()
+    return sum(shared.bytes_read), errors
+
+
+def raise_failures(errors: list[DataError], files: int) -> None:
+    """Raises DataError naming all of the `files` that could not be cleaned, if any."""
     if errors:
         raise DataError(
             "\n".join(str(error) for error in errors),
-            f"{len(errors)} of {len(todo)} files failed; the others are finished.",
+            f"{len(errors)} of {files} files failed; the others are finished.",
         ) from errors[0].__cause__
-    return sum(shared.bytes_read)
 
 
 class _Shared:
@@ -140,7 +144,7 @@ def _follow(
                 if error is None:
                     _say_finished(raw, future.result())
                 else:
-                    warn(f"{raw.path.name} failed; the other files go on")
+                    warn(f"{raw.name} failed; the other files go on")
                     errors.append(error)
     return errors
 
@@ -166,7 +170,7 @@ def _error_of(future: Future[CleanedFile], raw: RawFile) -> DataError | None:
     else:
         what = f"unexpected {type(error).__name__}: {error}"
         hint = "This is a fault of the program. Run again with --debug and report what it shows."
-    named = DataError(f"{raw.path}: {what}", hint)
+    named = DataError(f"{raw}: {what}", hint)
     named.__cause__ = error
     return named
 
@@ -207,7 +211,7 @@ class _InWork:
                 yield raw, bytes_read / raw.size_bytes
 
     def names(self) -> str:
-        return ", ".join(raw.path.name for raw, _ in self.files()) or "no files"
+        return ", ".join(raw.name for raw, _ in self.files()) or "no files"
 
     def note(self) -> str:
         """The articles so far, and how far each file in work is."""
@@ -225,6 +229,8 @@ def _say_finished(raw: RawFile, result: CleanedFile) -> None:
     say(f"{raw.stem}: {marker.articles:,} articles of {marker.records:,} records")
     for kind, first in result.first_bad.items():
         warn(f"{marker.bad_lines[kind]:,} bad lines ({kind}); the first: {first}")
+    for warning in result.warnings:
+        warn(warning)
 
 
 @contextmanager

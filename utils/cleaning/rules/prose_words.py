@@ -36,12 +36,26 @@ COMPOUND_TAILS = word_set(
     " day century driven ridden intensive period sectional speaking speed the wide winning"
 )
 PREFIXES = word_set("anti bio co geo multi socio non pre pseudo quasi semi ultra")
+# Words that a hyphen joins to nothing: beside one is a dash, or something that was lost.
+FUNCTION_WORDS = word_set(
+    "after all also although among an and another any are because been before being both but can"
+    " could did does during each either even every except for from has have her here his how"
+    " however if in including into its itself just like many may might more most mainly mostly"
+    " much must namely no none nor not of often on only or other others our over per perhaps"
+    " probably rather same several shall she should since so some sometimes still such than that"
+    " the their them then there these they this those though through thus to today under unless"
+    " until usually very was we well were what when where whereas which while who whom whose will"
+    " with within without would you your"
+)
 # Options of programs that look like words, also "-ed" and "-ing": "gcc -static".
 OPTIONS = word_set(
     "all caching config debug debugging embed encoding exec feed file fixed force help input int"
     " list logging long name null output path ping print quiet recursive sed seed server shared"
     " size speed static std string timing tracing type unused user verbose version warning warnings"
 )
+
+# The ends of web addresses, as they are written in the names of companies.
+DOMAINS = word_set("Asia Club Info Live Mobi Name Online Shop Site Store Tech")
 
 # Words that begin a sentence and nothing else.
 STARTERS = word_set(

@@ -8,15 +8,18 @@ import html
 import re
 from re import Match
 
-from utils.cleaning.prose_words import word_set
+from utils.cleaning.rules.prose_words import word_set
 
 # A line with one of these words speaks of markup.
-_SPEAKS_OF_MARKUP = re.compile(
+_MARKUP_WORD = re.compile(
     r"\b(?:X?HTML|XML|SGML|MediaWiki|wikitext|markup|character (?:entit|reference)\w*"
     r"|(?:start|end|opening|closing) tags?|escape (?:sequence|character)s?"
-    r"|escaped (?:as|characters?))\b|<[a-z]{1,10}> (?:and|or|elements?|attributes?)\b",
+    r"|escaped (?:as|characters?))\b",
     re.IGNORECASE,
 )
+# One of these is in each of the words, and is quicker to look for.
+_MARKUP_HINTS = ("html", "xml", "sgml", "wiki", "markup", "character", " tag", "escape")
+_TAG_AS_WORD = re.compile(r"<[a-z]{1,10}> (?:and|or|elements?|attributes?)\b", re.IGNORECASE)
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,31}[0-9]{0,2});")
 _TAG = re.compile(r"</?([a-z]{2,15})(?: [^<>\n]*)?/?>", re.IGNORECASE)
 _WIKI_TAGS = word_set(
@@ -39,9 +42,10 @@ _FORMULA_LINE = re.compile(r"^(?:formula_[0-9]+[ ,.;:]*)+$", re.MULTILINE)
 _FOOTNOTE = re.compile(r"^ ?↑(?: ?[a-z0-9.,]{1,3}(?= ))* ?([^\n]{2,600})$", re.MULTILINE)
 _YEAR_OR_PAGE = re.compile(r"\b(?:1[4-9]|20)[0-9]{2}\b|\b(?:[Pp]{1,2}|S|No|vol)\. ?[0-9]|https?:")
 _COORDINATES = re.compile(r"^(?:Coordinates|Koordinaten): [0-9°′″'\". NSEWO/;+−-]*$", re.MULTILINE)
+_NUMBER = "(?:[1-9][0-9]{0,2}|(?:note|nb|n) [0-9]{1,3})"
 _CITATION = re.compile(
-    r"(?<=[\w\"”’)][.,;]|[\w.,!?][”’])"
-    r"(?:\[(?:[1-9][0-9]{0,2}|(?:note|nb|n) [0-9]{1,3})\])+(?=\s|$)",
+    r"\[(?<=[\w\"”’)][.,;]\[|[\w.,!?][”’]\[)"
+    rf"{_NUMBER}\](?:\[{_NUMBER}\])*(?=\s|$)",
     re.MULTILINE,
 )
 _EDITORIAL = re.compile(
@@ -49,23 +53,27 @@ _EDITORIAL = re.compile(
     r"|according to whom\?|dubious – discuss|dead link|better source needed|page needed"
     r"|failed verification|update needed|vague)\]"
 )
-_LISTEN = re.compile(r",? ?\(listen\)(?=\))| ?\(listen\)")
+_LISTEN = "(listen)"
 
 
 def html_entities(text: str) -> str:
     """Entities as the characters they stand for, but not in lines that speak of them."""
-    if "&" not in text:
-        return text
     return "\n".join(_decoded(line) if "&" in line else line for line in text.split("\n"))
 
 
 def _decoded(line: str) -> str:
     decoded = _ENTITY.sub(_character, line)
-    if decoded == line or _SPEAKS_OF_MARKUP.search(line):
+    if decoded == line or _speaks_of_markup(line):
         return line
     # "&amp;lt;" is how one writes about "&lt;", and "&lt; for <" about "<".
     is_subject = ("&lt;" in line and "<" in line) or ("&gt;" in line and ">" in line)
     return line if is_subject or _ENTITY.search(decoded) else decoded
+
+
+def _speaks_of_markup(line: str) -> bool:
+    lower = line.lower()
+    has_word = any(hint in lower for hint in _MARKUP_HINTS) and _MARKUP_WORD.search(line)
+    return bool(has_word or _TAG_AS_WORD.search(line))
 
 
 def _character(match: Match[str]) -> str:
@@ -77,14 +85,12 @@ def _character(match: Match[str]) -> str:
 
 def html_tags(text: str) -> str:
     """Leftovers of wiki markup: references with their content, other tags without."""
-    if "<" not in text:
-        return text
     return "\n".join(_without_tags(line) if "<" in line else line for line in text.split("\n"))
 
 
 def _without_tags(line: str) -> str:
     cuts = _tags_to_cut(line)
-    if not cuts or _SPEAKS_OF_MARKUP.search(line):
+    if not cuts or _speaks_of_markup(line):
         return line
     pieces: list[str] = []
     place = 0
@@ -127,15 +133,11 @@ def _tags_to_cut(line: str) -> list[tuple[int, int, str]]:
 
 def templates(text: str) -> str:
     """Wikipedia's templates that were not expanded, and the citation errors they left."""
-    if "{{" not in text:
-        return text
     return _OPEN_SUBSTITUTION.sub("", _TEMPLATE.sub("", text))
 
 
 def doubled_math(text: str) -> str:
     """The LaTeX behind a formula that is already there in plain characters."""
-    if "style" not in text or "{\\" not in text:
-        return text
     pieces: list[str] = []
     place = 0
     while match := _MATH.search(text, place):
@@ -160,12 +162,12 @@ def _closing_brace(text: str, begin: int) -> tuple[int, bool]:
 
 def missing_formula(text: str) -> str:
     """Lines that hold nothing but the place of a lost formula."""
-    return _FORMULA_LINE.sub("", text) if "formula_" in text else text
+    return _FORMULA_LINE.sub("", text)
 
 
 def footnotes(text: str) -> str:
     """Lines of footnotes: an arrow, a name or title, a year or page."""
-    return _FOOTNOTE.sub(_footnote, text) if "↑" in text else text
+    return _FOOTNOTE.sub(_footnote, text)
 
 
 def _footnote(match: Match[str]) -> str:
@@ -176,13 +178,11 @@ def _footnote(match: Match[str]) -> str:
 
 def coordinates(text: str) -> str:
     """Lines that hold only the place on the globe."""
-    return _COORDINATES.sub("", text) if "°" in text else text
+    return _COORDINATES.sub("", text)
 
 
 def citations(text: str) -> str:
     """Numbers of references behind punctuation (x[1] is code), and editors' remarks."""
-    if "[" not in text:
-        return text
     return _EDITORIAL.sub("", _CITATION.sub(_citation, text))
 
 
@@ -195,4 +195,6 @@ def _citation(match: Match[str]) -> str:
 
 def listen(text: str) -> str:
     """The label of a link to a recording."""
-    return _LISTEN.sub("", text) if "(listen)" in text else text
+    for ending in (f", {_LISTEN})", f",{_LISTEN})"):
+        text = text.replace(ending, ")")
+    return text.replace(f" {_LISTEN}", "").replace(_LISTEN, "")

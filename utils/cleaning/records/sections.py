@@ -1,9 +1,10 @@
 """Which sections of an article are none of its text, and how a plain text is divided by them."""
 
 import re
+from functools import cache
 from typing import NamedTuple
 
-from utils.cleaning import wikipedia_names as names
+from utils.cleaning.records import wikipedia_names as names
 
 LONGEST_ITEM = 300  # characters; a longer line is a paragraph, no source and no list's item
 _LONGEST_HEADING = 80  # characters
@@ -21,6 +22,7 @@ class SectionNames(NamedTuple):
     lists: frozenset[str]
 
 
+@cache
 def section_names(language: str | None) -> SectionNames:
     """For a language's code, such as "en", or None where it is not known."""
     return SectionNames(names.pointing_sections(language), names.LIST_SECTIONS)

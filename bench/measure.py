@@ -1,0 +1,220 @@
+"""What the bench scripts share: timing side by side, memory, the machine, and the record.
+
+A bench times its contenders in one process, prints a section for people and one JSON line last,
+and puts the section into docs/RESULTS.md when it is told to. Pinning and memory need Linux.
+"""
+
+import argparse
+import gc
+import json
+import multiprocessing
+import os
+import platform
+import re
+import resource
+import shlex
+import statistics
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple, ParamSpec, TypeVar
+
+from utils.cli import script_parser
+from utils.errors import DataError
+from utils.files import atomic_write
+from utils.terminal import emit, say
+
+REPOSITORY = Path(__file__).parent.parent
+RESULTS_PATH = REPOSITORY / "docs" / "RESULTS.md"
+LINE_CHARACTERS = 104  # of RESULTS.md
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Timing(NamedTuple):
+    """Seconds of one call, over all repeats.
+
+    CPU time is that of all threads, and of child processes that ended within the call.
+    """
+
+    cpu_min: float
+    cpu_median: float
+    wall_min: float
+    wall_median: float
+
+
+def bench_parser(description: str, repeats: int) -> argparse.ArgumentParser:
+    """A parser with every script's options, --repeats and --record."""
+    parser = script_parser(description)
+    parser.add_argument(
+        "--repeats", type=int, default=repeats, help=f"calls of each contender (default {repeats})"
+    )
+    parser.add_argument(
+        "--record", action="store_true", help="replace this bench's section of docs/RESULTS.md"
+    )
+    return parser
+
+
+def side_by_side(contenders: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
+    """Call every contender `repeats` times, in turns, so that all meet the same disturbances.
+
+    The order moves on by one each round. Freeing what a call returned is not timed. The first,
+    cold round counts in the medians, not in the minima.
+    """
+    names = list(contenders)
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    wall: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(repeats):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            gc.collect()
+            cpu_start, wall_start = _cpu_seconds(), time.perf_counter()
+            result = contenders[name]()
+            wall[name].append(time.perf_counter() - wall_start)
+            cpu[name].append(_cpu_seconds() - cpu_start)
+            del result
+    return {
+        name: Timing(
+            cpu_min=min(cpu[name]),
+            cpu_median=statistics.median(cpu[name]),
+            wall_min=min(wall[name]),
+            wall_median=statistics.median(wall[name]),
+        )
+        for name in names
+    }
+
+
+def in_child(cores: int | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """What `function` returns in a new process, kept to the first `cores` cores; None is all."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_keep_to, initargs=(cores,)) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+def peak_memory_bytes(call: Callable[[], object]) -> int:
+    """The most memory that this process held during `call`, above what it held before.
+
+    Call it once per process: an allocator gives out again what it kept of an earlier call.
+    """
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _memory_bytes("VmRSS")
+    result = call()
+    peak = _memory_bytes("VmHWM") - before
+    del result
+    return peak
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up; all columns but the first are numbers."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [
+        "| " + " | ".join([f"{first:<{widths[0]}}", *map(str.rjust, rest, widths[1:])]) + " |"
+        for first, *rest in (header, *rows)
+    ]
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def publish(
+    args: argparse.Namespace,
+    name: str,
+    title: str,
+    body: str,
+    values: Mapping[str, object],
+    packages: Sequence[str],
+) -> None:
+    """Show a result: the section for people, and last one JSON line with `values`.
+
+    `body` is Markdown; above it go the title, the command, and the environment with the versions
+    of `packages`. With `--record` the section goes into docs/RESULTS.md too.
+    """
+    environment = environment_of(packages)
+    facts = f"`{_command(name)}` ({environment_line(environment)})"
+    head = textwrap.fill(facts, LINE_CHARACTERS, break_on_hyphens=False, break_long_words=False)
+    section = f"## {title}\n\n{head}\n\n{body.strip()}"
+    emit(section)
+    if args.record:
+        record(name, section)
+        say(f"recorded in {RESULTS_PATH.relative_to(REPOSITORY)}", "green")
+    emit(json.dumps({"bench": name, "environment": environment, **values}))
+
+
+def record(name: str, section: str, path: Path = RESULTS_PATH) -> None:
+    """Put `section` between this bench's marks in a file of results; new ones go to the end."""
+    begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
+    text = path.read_text(encoding="utf-8")
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if found and not closed:
+        raise DataError(f"{path}: {begin} has no {end}", "Put the line where the section ends.")
+    if not found:
+        before, after = f"{text.rstrip()}\n\n", "\n"
+    with atomic_write(path) as file:
+        file.write(f"{before}{begin}\n{section}\n{end}{after}".encode())
+
+
+def environment_of(packages: Sequence[str]) -> dict[str, str]:
+    """The day, the commit, the machine, and the versions of Python and `packages`."""
+    from utils.environment import git_commit  # brings torch: not for every child process
+
+    edited = subprocess.run(
+        ["git", "status", "--porcelain", "--", "*.py", "config.json"],  # noqa: S607
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=False,
+    ).stdout
+    return {
+        "date": date.today().isoformat(),
+        "commit": f"{git_commit()[:7] or 'unknown'}{' with edits' if edited else ''}",
+        "processor": _processor(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "Python": platform.python_version(),
+        **{package: metadata.version(package) for package in packages},
+    }
+
+
+def environment_line(environment: Mapping[str, str]) -> str:
+    """The environment for people."""
+    today, commit, processor, cores, *versions = environment.items()
+    named = [f"{name} {version}" for name, version in versions]
+    return ", ".join([today[1], f"commit {commit[1]}", processor[1], f"{cores[1]} cores", *named])
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.machine()
+
+
+def _command(name: str) -> str:
+    """The command line; of absolute paths only the last name, the rest is this machine's affair."""
+    shown = [re.sub(r"(?<![^=])/.*/(?=[^/])", ".../", part) for part in sys.argv[1:]]
+    return shlex.join(["python", "-m", f"bench.{name}", *shown])
+
+
+def _cpu_seconds() -> float:
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _keep_to(cores: int | None) -> None:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
+def _memory_bytes(key: str) -> int:
+    """A line of this process's status. Unlike getrusage's peak, none counts the parent's memory."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(rf"^{key}:\s+(\d+) kB$", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024

@@ -1,0 +1,1 @@
+"""The same page, or the same text, in several places."""

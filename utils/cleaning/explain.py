@@ -1,0 +1,108 @@
+"""One record before and after cleaning, with what each rule did to it: `cleaner.py --explain`."""
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from itertools import groupby, islice
+from operator import attrgetter
+from pathlib import Path
+
+from utils.cleaning.inputs.raw_files import RawFile, find_raw_files
+from utils.cleaning.inputs.raw_reader import open_raw
+from utils.cleaning.records.structured import sections_left_out
+from utils.cleaning.records.wikipedia import (
+    Article,
+    BadLine,
+    Dropped,
+    read_record,
+)
+from utils.cleaning.rules.text_cleaner import Change, changes_of, clean_all
+from utils.cleaning.rules.text_rules import CODE, HEADING
+from utils.errors import DataError
+
+_WORDS_AROUND = 3  # shown on either side of a change
+_SHOWN_PLACES = 5  # of each rule
+
+
+def explain(path: Path, number: int) -> str:
+    """What happens to record `number` of a raw file, its line or row, counted from 1.
+
+    The path of a member of an archive is "dump.zip!part_0.jsonl". Raises DataError if there is
+    no such file or record.
+    """
+    head = f"record {number:,} of {path}"
+    try:
+        record, line = article_of(path, number)
+    except BadLine as error:
+        return f"{head}\nno record ({error.kind}): {error.detail}"
+    if isinstance(record, Dropped):
+        return f"{head}\ndropped: {record.reason}"
+    return f"{head}\n\n" + "\n".join(_sections(record, sections_left_out(line)))
+
+
+def article_of(path: Path, number: int) -> tuple[Article | Dropped, bytes]:
+    """A record as it is read, and its line. Raises DataError as `explain` does, or BadLine."""
+    line = _line(_raw_file(path), number)
+    return read_record(line), line
+
+
+def _raw_file(path: Path) -> RawFile:
+    archive, _, _ = path.name.partition("!")
+    found = find_raw_files(path.parent) if (path.parent / archive).is_file() else []
+    raw_files = [raw for raw in found if raw.path.name == archive]
+    for raw in raw_files:
+        if raw.name == path.name or len(raw_files) == 1:
+            return raw
+    if raw_files:
+        names = ", ".join(raw.name for raw in raw_files[:3])
+        raise DataError(f"{path}: holds {len(raw_files)} files", f"Name one of them: {names} ...")
+    raise DataError(f"{path}: no such raw file", "Name one that cleaner.py reads.")
+
+
+def _line(raw: RawFile, number: int) -> bytes:
+    with open_raw(raw) as reader:
+        line = next(islice(reader, number - 1, None), None) if number > 0 else None
+    if line is None:
+        raise DataError(f"{raw}: has no record {number:,}", "Records are its lines, from 1 on.")
+    return line
+
+
+def _sections(article: Article, left_out: list[str]) -> Iterator[str]:
+    cleaned = clean_all([(article.title, article.lines)])[0]
+    yield from ("--- before", article.title, *_readable(article.lines), "")
+    yield from ("--- after", cleaned.title, cleaned.body, "")
+    yield f"--- {len(left_out)} sections left out"
+    yield from left_out
+    changes = sorted(changes_of(article.title, article.lines), key=attrgetter("rule.name"))
+    yield f"\n--- {len(changes)} changes"
+    for name, group in groupby(changes, attrgetter("rule.name")):
+        places = [place for change in group for place in places_of(change)]
+        yield f"{name}: {len(places)}"
+        for before, after in places[:_SHOWN_PLACES]:
+            yield f"  - {before}"
+            yield f"  + {after}"
+        if len(places) > _SHOWN_PLACES:
+            yield f"  ... and {len(places) - _SHOWN_PLACES} more"
+
+
+def _readable(lines: list[str]) -> Iterator[str]:
+    """The lines as the rules get them, headings marked as in Markdown, code by indentation."""
+    for line in lines:
+        name = line.lstrip(HEADING)
+        if name != line:
+            yield f"{'#' * (len(line) - len(name))} {name}"
+        else:
+            yield f"    {line.removeprefix(CODE)}" if line.startswith(CODE) else line
+
+
+def places_of(change: Change) -> Iterator[tuple[str, str]]:
+    """The places where a rule changed a line, before and after, with the words around each."""
+    before, after = change.before.split(" "), change.after.split(" ")
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    for kind, begin, end, new_begin, new_end in matcher.get_opcodes():
+        if kind != "equal":
+            yield _excerpt(before, begin, end), _excerpt(after, new_begin, new_end)
+
+
+def _excerpt(words: list[str], begin: int, end: int) -> str:
+    first, last = max(begin - _WORDS_AROUND, 0), end + _WORDS_AROUND
+    return "... " * (first > 0) + " ".join(words[first:last]) + " ..." * (last < len(words))

@@ -1,0 +1,194 @@
+"""Plots as inline SVG: axes, lines with a legend, bars, marked values and labelled points.
+
+Colours and fonts are the page's (report.css), so a plot is light or dark as the page is.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from utils.reports.markup import Html, tag
+
+# The drawing's units are pixels where a plot has its full width; 0, 0 is the axes' top left.
+PLOT_WIDTH, PLOT_HEIGHT = 408, 220
+LEFT, RIGHT, BOTTOM = 52, 20, 48
+ROW = 18  # a line of text above the axes: the name of the upward axis, legend, marked values
+GAP = 5  # between text and what it belongs to
+SWATCH = 18
+MOST_TICKS = 6
+
+_SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def short_number(value: float) -> str:
+    """A number for an axis.
+
+    >>> [short_number(value) for value in (0, 0.25, 10, 2500, 100_000, 3e6)]
+    ['0', '0.25', '10', '2.5k', '100k', '3M']
+    """
+    for size, suffix in _SUFFIXES:
+        if abs(value) >= size:
+            return f"{value / size:g}{suffix}"
+    return f"{value:g}"
+
+
+def percent(share: float) -> str:
+    """A share for an axis: "2.5%"."""
+    return f"{100 * share:g}%"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One direction of a plot: values from `low` to `high`; both are above 0 if it `is_log`."""
+
+    label: str
+    low: float
+    high: float
+    is_log: bool = False
+    format_tick: Callable[[float], str] = short_number
+
+    def position(self, value: float) -> float:
+        """Where a value lies: 0 at `low`, 1 at `high`, and at the nearer end beyond them."""
+        value = min(max(value, self.low), self.high)
+        if self.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[float]:
+        """A handful of round values within the axis, ascending."""
+        ticks = log_ticks if self.is_log else linear_ticks
+        return ticks(self.low, self.high)
+
+
+def linear_ticks(low: float, high: float) -> list[float]:
+    """
+    >>> linear_ticks(0, 0.11)
+    [0.0, 0.02, 0.04, 0.06, 0.08, 0.1]
+    """
+    rough = (high - low) / MOST_TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(digit for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{index * step:.10g}") for index in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten; on a short axis, twice and five times them, too.
+
+    >>> log_ticks(3, 20_000), log_ticks(30, 600)
+    ([10.0, 100.0, 1000.0, 10000.0], [50.0, 100.0, 200.0, 500.0])
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 2, 5)):
+        values = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        ticks = [value for value in values if low <= value <= high]
+        if len(ticks) > 2:
+            break
+    return ticks[:: -(-len(ticks) // (2 * MOST_TICKS)) or 1]
+
+
+@dataclass
+class Plot:
+    """A drawing that grows until it is rendered. `title` is for those who cannot see it."""
+
+    title: str
+    x: Axis
+    y: Axis
+    _shapes: list[Html] = field(default_factory=list)
+    _labels: list[Html] = field(default_factory=list)  # on top of all shapes
+    _names: list[str] = field(default_factory=list)  # of the series
+    _marks: list[tuple[float, str]] = field(default_factory=list)
+
+    def bars(self, edges: Sequence[float], heights: Sequence[float], hints: Sequence[str]) -> None:
+        """A bar between each two neighbours of `edges`; a pointer on it shows its hint."""
+        for (left, right), height, hint in zip(pairwise(edges), heights, hints, strict=True):
+            if height:
+                x, y = self._place(left, height)
+                width = self._place(right, height)[0] - x
+                rect = {"x": x, "y": y, "width": width, "height": PLOT_HEIGHT - y}
+                self._shapes.append(tag("rect", tag("title", hint), class_="bar", **rect))
+
+    def line(self, points: Sequence[tuple[float, float]], name: str) -> None:
+        """A series of (x, y) from left to right, with its name in the legend."""
+        steps = " ".join(f"{x:.2f},{y:.2f}" for x, y in (self._place(*point) for point in points))
+        self._shapes.append(tag("polyline", points=steps, class_=self._series_class()))
+        self._names.append(name)
+
+    def mark(self, x: float, text: str) -> None:
+        """A value of the x axis: a line up to its text above the axes."""
+        self._marks.append((x, text))
+
+    def point(self, x: float, y: float, text: str) -> None:
+        """A dot with text at its upper right."""
+        left, top = self._place(x, y)
+        self._shapes.append(tag("circle", cx=left, cy=top, r=3.5))
+        self._labels.append(_text(text, left + GAP, top - GAP))
+
+    def render(self) -> Html:
+        rows = 1 + len(self._names) + len(self._marks)
+        top = ROW * rows + GAP
+        parts = [
+            tag("title", self.title),
+            *self._axes(top),
+            *self._shapes,
+            *self._drawn_legend(top),
+            *self._drawn_marks(),
+            *self._labels,
+        ]
+        width, height = LEFT + PLOT_WIDTH + RIGHT, top + PLOT_HEIGHT + BOTTOM
+        return tag("svg", *parts, viewBox=f"{-LEFT} {-top} {width} {height}", role="img")
+
+    def _place(self, x: float, y: float) -> tuple[float, float]:
+        return PLOT_WIDTH * self.x.position(x), PLOT_HEIGHT * (1 - self.y.position(y))
+
+    def _axes(self, top: int) -> list[Html]:
+        parts = []
+        for value in self.y.ticks():
+            y = self._place(self.x.low, value)[1]
+            parts.append(_stroke("grid", 0, y, PLOT_WIDTH, y))
+            parts.append(_text(self.y.format_tick(value), -GAP, y + 4, "end", "tick"))
+        for value in self.x.ticks():
+            x = self._place(value, self.y.low)[0]
+            parts.append(_stroke("axis", x, PLOT_HEIGHT, x, PLOT_HEIGHT + GAP))
+            label = self.x.format_tick(value)
+            parts.append(_text(label, x, PLOT_HEIGHT + ROW, "middle", "tick"))
+        return [
+            *parts,
+            _stroke("axis", 0, PLOT_HEIGHT, PLOT_WIDTH, PLOT_HEIGHT),
+            _text(self.y.label, -LEFT, ROW - GAP - top),
+            _text(self.x.label, PLOT_WIDTH / 2, PLOT_HEIGHT + 2 * ROW + 4, "middle"),
+        ]
+
+    def _drawn_legend(self, top: int) -> list[Html]:
+        parts = []
+        for number, name in enumerate(self._names):
+            y = ROW * (number + 2) - GAP - top
+            swatch = _stroke(self._series_class(number), 0, y - 4, SWATCH, y - 4)
+            parts += [swatch, _text(name, SWATCH + GAP, y)]
+        return parts
+
+    def _drawn_marks(self) -> list[Html]:
+        """Each text in a row of its own, inwards of its line, and the outermost on top."""
+        lines, texts = [], []
+        outwards = sorted(self._marks, key=lambda mark: abs(self.x.position(mark[0]) - 0.5))
+        for row, (value, text) in enumerate(outwards):
+            x = self._place(value, self.y.low)[0]
+            y = -ROW * row - GAP
+            is_left = self.x.position(value) < 0.5
+            lines.append(_stroke("mark", x, y - ROW + GAP, x, PLOT_HEIGHT))
+            texts.append(
+                _text(text, x + (GAP if is_left else -GAP), y, "start" if is_left else "end")
+            )
+        return [*lines, *texts]
+
+    def _series_class(self, number: int | None = None) -> str:
+        return f"series series-{len(self._names) if number is None else number}"
+
+
+def _stroke(class_: str, x1: float, y1: float, x2: float, y2: float) -> Html:
+    return tag("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), class_=class_)
+
+
+def _text(text: str, x: float, y: float, anchor: str = "start", class_: str | None = None) -> Html:
+    return tag("text", text, x=float(x), y=float(y), text_anchor=anchor, class_=class_)
