@@ -44,6 +44,7 @@ class DatasetInfo(TypedDict):
     vocab_size: int
     tokenizer_sha256: str
     dataset_fingerprint: str
+    text_sha256: dict[str, str]  # of each cleaned text that it was made from, by stem
 
 
 class WindowDataset(Dataset[Tensor]):
@@ -203,6 +204,7 @@ def create_simple_train_val_dataloaders(
         vocab_size=metadata.vocab_size,
         tokenizer_sha256=metadata.tokenizer_sha256,
         dataset_fingerprint=metadata.fingerprint,
+        text_sha256={file.stem: file.source_sha256 for file in metadata.files},
     )
     if verbose:
         _report(info)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from dataloader import create_simple_train_val_dataloaders
 from model import create_model
 from tokenizer import CodeLlamaTokenizer
+from utils.articles import changed_since
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.cli import config_from, run_script, script_parser, shared_options
 from utils.config import Config
@@ -62,12 +63,7 @@ class Trainer:
         self.train_loader, self.val_loader, self.info = create_simple_train_val_dataloaders(
             test_mode=test_mode, config=config, device=device
         )
-        if self.info["tokenizer_sha256"] != self.tokenizer.sha256:
-            raise DatasetError(
-                "the dataset was made with another tokenizer than the one in"
-                f" {config.paths.tokenizer_dir}",
-                "Run dataset_prep.py again.",
-            )
+        self._check_current(f"python dataset_prep.py{' --test' * test_mode}")
         self.steps_per_epoch = len(self.train_loader) // self.settings.gradient_accumulation_steps
         if not self.steps_per_epoch:
             raise TrainingError(
@@ -88,6 +84,26 @@ class Trainer:
             self._restore(resume_from)
         if device.type == "cuda" and self.settings.compile:
             self.model.compile_for_training()
+
+    def _check_current(self, command: str) -> None:
+        """Refuse a dataset of another tokenizer, and warn of texts that changed since it was made.
+
+        A text may change while a run goes on, or between its parts; another tokenizer would make
+        its samples and its export nonsense.
+        """
+        paths = self.config.paths
+        if self.info["tokenizer_sha256"] != self.tokenizer.sha256:
+            raise DatasetError(
+                "the dataset was made with another tokenizer than the one in"
+                f" {paths.tokenizer_dir}",
+                f"Run `{command}` again, with the same --config and --set.",
+            )
+        changed = changed_since(paths.cleaned_dir, self.info["text_sha256"])
+        if changed:
+            warn(
+                f"cleaned again since the dataset was made from it: {', '.join(changed)};"
+                f" `{command}` brings it up to date"
+            )
 
     def _fresh_state(self) -> TrainingState:
         settings = self.settings

@@ -110,7 +110,9 @@ def _repeated(paths: Sequence[Path], folder: Path, times: int) -> None:
 def main(arguments: Sequence[str]) -> None:
     parser = bench_parser("Cleaning against orjson parsing the same file.", repeats=15)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="plain JSON lines")
-    parser.add_argument("--growth", type=int, default=8, help="copies of each file for the workers")
+    parser.add_argument(
+        "--growth", type=int, default=16, help="copies of a file in each that the workers clean"
+    )
     args = parser.parse_args(arguments)
     config = config_from(args)
     settings = CleanerSettings(
@@ -144,9 +146,10 @@ def _scaling(
     files: Sequence[Path], settings: CleanerSettings, growth: int
 ) -> tuple[dict[int, float], dict[int, int]]:
     """Best of three by number of workers, and a worker's peak memory by its file's length."""
+    pairs = files[: max(2, len(files) // 2 * 2)]  # which two workers can share evenly
     with tempfile.TemporaryDirectory() as folder:
-        say(f"cleaning {growth} copies of each file with one worker and with two")
-        _repeated(files, Path(folder), growth)
+        say(f"cleaning {growth} copies of {len(pairs)} files each with one worker and with two")
+        _repeated(pairs, Path(folder), growth)
         clocks = {workers: float("inf") for workers in (1, 2)}
         for _ in range(3):
             for workers in clocks:
@@ -154,7 +157,7 @@ def _scaling(
                     clocks[workers], seconds_with(workers, Path(folder), settings)
                 )
     peaks = {}
-    for times in (growth, growth * _GROWTH):
+    for times in (growth // _GROWTH, growth):
         with tempfile.TemporaryDirectory() as folder:
             _repeated(files[:1], Path(folder), times)
             peaks[times * files[0].stat().st_size] = worker_peak_bytes(Path(folder))

@@ -65,7 +65,7 @@ def write_cleaned(cleaned_dir: Path, stem: str, articles: Iterable[str], promise
         input_name=f"{stem}.jsonl",
         input_bytes=0,
         input_modified_ns=0,
-        input_sha256="",
+        input_xxh128="",
         output_bytes=writer.size_bytes,
         output_sha256=writer.sha256,
         records=writer.articles,

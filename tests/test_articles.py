@@ -39,7 +39,7 @@ def write(folder: Path, stem: str, articles: list[str], **changes: Any) -> Path:
         input_name=f"{stem}.jsonl",
         input_bytes=10,
         input_modified_ns=1,
-        input_sha256="0" * 64,
+        input_xxh128="0" * 64,
         output_bytes=writer.size_bytes,
         output_sha256=writer.sha256,
         records=4,
@@ -105,7 +105,7 @@ def limited(articles: int, **changes: Any) -> dict[str, Any]:
 def test_texts_that_stopped_at_the_limit_are_named(tmp_path: Path) -> None:
     paths = [
         write(tmp_path, "a", ARTICLES),
-        write(tmp_path, "b", ARTICLES, **limited(3), input_sha256=None),
+        write(tmp_path, "b", ARTICLES, **limited(3), input_xxh128=None),
         write(tmp_path, "c", ARTICLES, **limited(9)),
         write(tmp_path, "d", ARTICLES, **limited(3)),
     ]

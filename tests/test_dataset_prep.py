@@ -437,7 +437,7 @@ def change_marker(config: Config, stem: str, **changes: Any) -> None:
 
 
 def test_text_of_a_test_of_the_cleaner_makes_a_test_dataset_only(config: Config) -> None:
-    change_marker(config, "part_2", truncated=True, input_sha256=None)
+    change_marker(config, "part_2", truncated=True, input_xxh128=None)
     message = r"cleaner\.py --test stopped before the end of cleaned_part_2\.txt\n  Run cleaner"
     with pytest.raises(DataError, match=message):
         prepare_dataset(config)

@@ -23,6 +23,7 @@ import utils.checkpoint as checkpoint_module
 from dataloader import create_simple_train_val_dataloaders
 from model import model_from_checkpoint
 from tests.conftest import REPOSITORY
+from tests.small_text import write_cleaned
 from tests.workspaces import Workspace, WorkspaceMaker
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.config_file import load_config
@@ -529,6 +530,19 @@ def test_a_dataset_of_another_tokenizer_is_refused(
     write_metadata(dataset_dir, DatasetMetadata.of(recipe, metadata.files))
     with pytest.raises(DatasetError, match="made with another tokenizer than the one in"):
         train_in(workspace)
+
+
+def test_a_text_that_changed_since_is_named_with_the_command(
+    make_workspace: WorkspaceMaker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(own_dataset=True)
+    train_in(workspace, "--set", "training.max_steps=1")
+    assert "cleaned again" not in capfd.readouterr().err
+    write_cleaned(workspace.config.paths.cleaned_dir, "part_0", ["Other text.\nAltogether."])
+    train_in(workspace, "--set", "training.max_steps=1")
+    said = capfd.readouterr().err
+    assert "warning: cleaned again since the dataset was made from it: part_0;" in said
+    assert "`python dataset_prep.py` brings it up to date" in said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

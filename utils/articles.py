@@ -11,7 +11,7 @@ Iterate over a file, or split at "\\n": `str.splitlines` also splits at U+2029.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal, Self
 
@@ -62,7 +62,9 @@ class CleanedMarker(_Record):
     input_name: str
     input_bytes: NonNegativeInt
     input_modified_ns: int
-    input_sha256: str | None  # None: the text is truncated, the rest was not read
+    # XXH3-128, which finds changes at ten times the speed of SHA-256; None: the text is truncated,
+    # the rest was not read
+    input_xxh128: str | None
     truncated: bool  # whether it is only the text of the file's first articles
     output_bytes: NonNegativeInt
     output_sha256: str
@@ -219,6 +221,20 @@ def _check_compared(cleaned_dir: Path, markers: dict[Path, CleanedMarker]) -> No
 
 def write_marker(text_path: Path, marker: CleanedMarker) -> None:
     write_json(marker_path_of(text_path), marker.model_dump())
+
+
+def changed_since(cleaned_dir: Path, digests: Mapping[str, str]) -> list[str]:
+    """The texts, by stem, whose marker has another SHA-256 than `digests` (stem -> SHA-256).
+
+    Only markers are read. A text that is not there, or is not finished, is none of them.
+    """
+    return [
+        stem
+        for stem, digest in digests.items()
+        if (text_path := text_path_of(cleaned_dir, stem))
+        and marker_path_of(text_path).is_file()
+        and read_marker(text_path).output_sha256 != digest
+    ]
 
 
 def read_articles(text_path: Path) -> Iterator[str]:

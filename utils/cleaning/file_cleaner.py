@@ -103,10 +103,10 @@ def _input_changed(raw: RawFile, text_path: Path) -> bool:
         return True
     if stat.st_mtime_ns == marker.input_modified_ns:
         return False
-    if marker.input_sha256 is None:
+    if marker.input_xxh128 is None:
         return True
     with RawReader(raw) as reader:
-        return reader.sha256() != marker.input_sha256
+        return reader.digest() != marker.input_xxh128
 
 
 def clean_file(
@@ -154,7 +154,7 @@ def _marker_of(
         input_name=reader.raw.name,
         input_bytes=reader.size_bytes,
         input_modified_ns=reader.modified_ns,
-        input_sha256=None if truncated else reader.sha256(),
+        input_xxh128=None if truncated else reader.digest(),
         truncated=truncated,
         output_bytes=writer.size_bytes,
         output_sha256=writer.sha256,

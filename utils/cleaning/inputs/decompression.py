@@ -5,11 +5,11 @@ can stand for a gigabyte. Damage raises one of DAMAGE, an early end too.
 """
 
 import bz2
-import hashlib
 import io
 import zlib
 from collections.abc import Callable
 
+import xxhash
 import zstandard
 
 BUFFER_BYTES = 1 << 20
@@ -32,7 +32,7 @@ class StoredBytes(io.RawIOBase):
     def __init__(self, file: io.FileIO, offset: int = 0, size_bytes: int | None = None) -> None:
         self._file = file
         self._size_bytes = size_bytes
-        self.digest = hashlib.sha256()
+        self.digest = xxhash.xxh3_128()
         self.bytes_read = 0
         if offset:
             file.seek(offset)

@@ -97,7 +97,7 @@ class RawReader:
         """The files of lines one after the other, unpacked."""
         member = self.raw.member
         stored = zip_files.unpacked(self._stored, member) if member else self._stored
-        # kept, because a buffer that is thrown away closes what it reads, also for sha256
+        # kept, because a buffer that is thrown away closes what it reads, also for digest
         self._unpacked = decompressed(stored, self.raw.compression)
         if self.raw.format == TAR_SUFFIX:
             yield from self._tar_members(TarWalk(self._unpacked))
@@ -142,8 +142,8 @@ class RawReader:
                 hint = "Download or copy the file again."
             raise DataError(what, hint) from None
 
-    def sha256(self) -> str:
-        """Hexadecimal SHA-256 of what is stored, of a zip archive only the member's data.
+    def digest(self) -> str:
+        """Hexadecimal XXH3-128 of what is stored, of a zip archive only the member's data.
 
         Reads what the lines have not.
         """

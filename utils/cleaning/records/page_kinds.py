@@ -7,25 +7,30 @@ from utils.cleaning.rules.text_rules import HEADING
 
 def reason_not_article(title: str, description: str | None, lines: list[str]) -> str | None:
     """Why a page is no article, judged by what stands in front, or None."""
-    place = next((n for n, line in enumerate(lines) if _is_text(line)), None)
-    if place is None:
+    place = 0
+    while place < len(lines) and not _is_text(lines[place]):
+        place += 1
+    if place == len(lines):
         return "empty"
-    about = description.strip().lower() if description else ""
     lead = lines[place].strip()
-    if len(lines) <= 3 and names.REDIRECT.match(lead):
+    may_redirect = len(lines) <= 3 and (lead[0] == "#" or not lead[1:2].islower())
+    if may_redirect and names.REDIRECT.match(lead):
         return "redirect"
-    if about in names.DISAMBIGUATION_DESCRIPTIONS:
-        return "disambiguation"
     if title.endswith(")") and names.DISAMBIGUATION_TITLE.search(title):
         return "disambiguation"
-    if about in names.SET_INDEX_DESCRIPTIONS:
-        return "set_index"
-    if len(lead) > names.LEAD_CHARACTERS or not _is_list(lines[place + 1 :]):
+    reason = names.REASONS_BY_DESCRIPTION.get(description.strip().lower()) if description else None
+    return reason or _reason_by_lead(lead, lines[place + 1 :])
+
+
+def _reason_by_lead(lead: str, following: list[str]) -> str | None:
+    if len(lead) > names.LEAD_CHARACTERS:
         return None
-    if " refer to" in lead and names.DISAMBIGUATION_LEAD_UNMARKED.search(lead):
+    has_colon = lead.endswith(":") or ": " in lead
+    has_refer = " refer to" in lead
+    if not (has_colon or has_refer) or not _is_list(following):
+        return None
+    if has_refer and names.DISAMBIGUATION_LEAD_UNMARKED.search(lead):
         return "disambiguation"
-    if ": " not in lead and not lead.endswith(":"):
-        return None
     colon = names.DISAMBIGUATION_LEAD.search(lead)
     if colon and (colon.end() == len(lead) or is_item(lead)):  # else it is a sentence with a list
         return "disambiguation"

@@ -1,7 +1,7 @@
 """Which sections of an article are none of its text, and how a plain text is divided by them."""
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from utils.cleaning.records import wikipedia_names as names
@@ -28,6 +28,7 @@ def section_names(language: str | None) -> SectionNames:
     return SectionNames(names.pointing_sections(language), names.LIST_SECTIONS)
 
 
+@lru_cache(maxsize=1 << 14)
 def plain_name(name: str | None) -> str:
     """A heading as the names are compared."""
     return (name or "").strip().rstrip(":").casefold()

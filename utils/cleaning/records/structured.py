@@ -7,7 +7,7 @@ import msgspec
 from utils.cleaning.records.nested_items import without_children
 from utils.cleaning.records.record_fields import Part, decode_record, names_to_drop, sections_of
 from utils.cleaning.records.sections import SectionNames, is_item, plain_name
-from utils.cleaning.rules.text_rules import CODE, HEADING, without_marks
+from utils.cleaning.rules.text_rules import CODE, HEADING, as_one_line, without_marks
 
 _LEAD_NAME = "abstract"
 _NOT_TEXT = frozenset({"image", "gallery", "table", "infobox"})
@@ -44,7 +44,7 @@ def _add_parts(parts: list[Part], depth: int, lines: list[str], dropped: Section
         if kind == "section":
             if inside and not is_dropped_section(part, dropped):
                 if part.name:
-                    lines.append(HEADING * depth + " ".join(without_marks(part.name).split()))
+                    lines.append(HEADING * depth + as_one_line(part.name))
                 _add_parts(inside, depth + 1, lines, dropped)
         elif inside and kind is not None and kind.endswith("list"):
             values: list[str] = []

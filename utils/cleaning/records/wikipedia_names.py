@@ -103,17 +103,15 @@ DISAMBIGUATION_TITLE = re.compile(
     r"|曖昧さ回避|消歧义|消歧義)\)$"
 )
 
-# Short descriptions, as English Wikipedia's templates and Wikidata write them.
-DISAMBIGUATION_DESCRIPTIONS = (
-    "topics referred to by the same term",
-    "disambiguation page",
-    "wikimedia disambiguation page",
-)
-SET_INDEX_DESCRIPTIONS = (
-    "index of articles associated with the same name",
-    "set index article",
-    "wikimedia set index article",
-)
+# Short descriptions, as English Wikipedia's templates and Wikidata write them, in lower case.
+REASONS_BY_DESCRIPTION = {
+    "topics referred to by the same term": "disambiguation",
+    "disambiguation page": "disambiguation",
+    "wikimedia disambiguation page": "disambiguation",
+    "index of articles associated with the same name": "set_index",
+    "set index article": "set_index",
+    "wikimedia set index article": "set_index",
+}
 
 # How the lead of a disambiguation page ends; what follows are its meanings.
 DISAMBIGUATION_LEAD = re.compile(

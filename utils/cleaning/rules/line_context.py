@@ -1,6 +1,7 @@
 """What stands around a match in its line, for cleaning rules: see text_rules.py."""
 
 import re
+from collections.abc import Callable, Sequence
 from re import Match
 
 _PROGRAMS = re.compile(
@@ -24,3 +25,13 @@ def text_after(match: Match[str], characters: int) -> str:
 def is_about_programs(match: Match[str]) -> bool:
     """Whether words near a match, 120 characters on either side, are those of programmers."""
     return _PROGRAMS.search(text_before(match, 120) + match[0] + text_after(match, 120)) is not None
+
+
+def in_lines_with(marks: Sequence[str], change: Callable[[str], str], text: str) -> str:
+    """`text` with `change` applied to the lines that hold any of `marks`.
+
+    For patterns that take much longer on a line than looking for the marks.
+    """
+    return "\n".join(
+        change(line) if any(mark in line for mark in marks) else line for line in text.split("\n")
+    )

@@ -5,18 +5,21 @@ stood around them. Parentheses of code are told by what stands before and in the
 """
 
 import re
+from functools import partial
 from re import Match
 
 from utils.cleaning.rules import prose_words as words
-from utils.cleaning.rules.line_context import is_about_programs, text_before
+from utils.cleaning.rules.line_context import in_lines_with, is_about_programs, text_before
 
 _LABEL = re.compile(
     r"([(;,] ?)(?:(?:[A-Z][\w-]*(?: [\w-]+){0,2} )?(?:pronunciation|pronounced|IPA|AFI):"
-    rf"|pronounced ?|(?:[A-Z][\w-]+ ){{0,2}}(?:{words.LANGUAGES}):) ?(?=[;,)])"
+    rf"|(?:[A-Z][\w-]+ ){{0,2}}(?:{words.LANGUAGES}):) ?(?=[;,)])"
 )
-_LABEL_ENDS = (":;", ":,", ":)", ": ;", ": ,", ": )", "ed ;", "ed ,", "ed )", "(pronounced)")
+_LABEL_ENDS = (":;", ":,", ":)", ": ;", ": ,", ": )")
+_PRONOUNCED = re.compile(r"pronounced(?<=[(;, ]pronounced)() ?(?=[;,)])")
 _OPENING_SEPARATORS = re.compile(r"\((?: ?[;,])+ ?(?=[^\s;,)])")
 _CLOSING_SEPARATORS = re.compile(r"[;,](?: ?[;,])* ?\)")
+_CLOSING_ENDS = (";)", ",)", "; )", ", )")
 _OPENING_SPACE = re.compile(r"\( (?![ ;,)])")
 _CLOSING_SPACE = re.compile(r" \)(?<![ ;,(] \))")
 _LOOP = re.compile(r"\b(?:for|while) ?\([^()\n]*$")
@@ -25,17 +28,20 @@ _TWO_WORDS = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,}|\b[A-Z]|[^\x00-\x7f]|[\"”]
 _DOTTED_NAME = re.compile(r"\w[._:]+[A-Za-z]{2,}")
 _FOREIGN_END = re.compile(r",\)(?<=[^\x00-\x7f],\))")
 _REPEATED_SEPARATORS = re.compile(r"[;,](?: [;,])+")
+_REPEATED = ("; ;", ", ;", "; ,", ", ,")
 _EMPTY_PARENTHESES = re.compile(
     r" \((?:[ ;,]|\"\"|“”)*\)(?: \((?:[ ;,]|\"\"|“”)*\))*(?![\[{(=\w]|\.\w)"
 )
 
 
 def emptied_labels(text: str) -> str:
-    """In parentheses, the name of a language or "pronounced" with nothing after it."""
-    return "\n".join(
-        _LABEL.sub(_inside_parentheses, line) if any(end in line for end in _LABEL_ENDS) else line
-        for line in text.split("\n")
-    )
+    """In parentheses, the name of a language or what is before a pronunciation, with none after."""
+    return in_lines_with(_LABEL_ENDS, partial(_LABEL.sub, _inside_parentheses), text)
+
+
+def emptied_pronunciations(text: str) -> str:
+    """In parentheses, "pronounced" with nothing after it."""
+    return _PRONOUNCED.sub(_inside_parentheses, text)
 
 
 def _inside_parentheses(match: Match[str]) -> str:
@@ -63,7 +69,8 @@ def _is_call(before: str) -> bool:
 
 def closing_separators(text: str) -> str:
     """Separators before a closing parenthesis, after which something stood that is lost."""
-    return _CLOSING_SEPARATORS.sub(_closed, _FOREIGN_END.sub(")", text))
+    text = _FOREIGN_END.sub(")", text)
+    return in_lines_with(_CLOSING_ENDS, partial(_CLOSING_SEPARATORS.sub, _closed), text)
 
 
 def _closed(match: Match[str]) -> str:
@@ -82,7 +89,7 @@ def parenthesis_spaces(text: str) -> str:
 
 def repeated_separators(text: str) -> str:
     """Separators between which something stood that is lost."""
-    return _REPEATED_SEPARATORS.sub(_strongest, text)
+    return in_lines_with(_REPEATED, partial(_REPEATED_SEPARATORS.sub, _strongest), text)
 
 
 def _strongest(match: Match[str]) -> str:

@@ -24,7 +24,10 @@ _AFFIX_OR_OPTION = re.compile(
 _COMMA = re.compile(r" ,(?<=[\w\"'”’»)\]%°\x04] ,)(?=[ \"”]|$)", re.MULTILINE)
 _FULL_STOP = re.compile(r" \.(?<=[\w\"'”’»)\]%°\x04] \.)(?=$| [A-Z\"“(])", re.MULTILINE)
 _DOUBLED_FULL_STOP = re.compile(r"\.\.(?:(?<=[^\W\d_]\.\.)(?=$| )|(?<=[0-9]\.\.)$)", re.MULTILINE)
-_GLUED = re.compile(r"[.?!](?=([A-Z][A-Za-z]*)(?=[ ,'’-]|$))", re.MULTILINE)
+_GLUED = [  # one for each sign: a pattern that begins with a literal is found much faster
+    re.compile(rf"{re.escape(sign)}(?=([A-Z][A-Za-z]*)(?=[ ,'’-]|$))", re.MULTILINE)
+    for sign in ".?!"
+]
 _PLAIN_WORD = re.compile(r"(?:^|[^\w.])(?:St|[A-Za-z]?[a-z]{2,})$")
 _RUN = re.compile("  +")
 _VOWELS = frozenset("aeiouyàáâãäåæèéêëìíîïòóôõöøùúûüýаеёиоуыэюя")
@@ -130,7 +133,9 @@ def doubled_full_stop(text: str) -> str:
 
 def glued_sentences(text: str) -> str:
     """No space between two sentences; a name in a program, "typing.Any", is one word."""
-    return _GLUED.sub(_apart, text)
+    for pattern in _GLUED:
+        text = pattern.sub(_apart, text)
+    return text
 
 
 def _apart(match: Match[str]) -> str:

@@ -23,18 +23,18 @@ class SignTable:
     """
 
     def __init__(self, signs: Sequence[Iterable[str | bytes]]) -> None:
-        assert len(signs) <= 32, "a bit of 32 for each rule"
-        self._rules_of_pair = np.zeros(_BYTES * _BYTES, np.uint32)
+        assert len(signs) <= 64, "a bit of 64 for each rule"
+        self._rules_of_pair = np.zeros(_BYTES * _BYTES, np.uint64)
         # Pairs that begin signs of three bytes have a row each, by third byte; row 0 is for others.
         self._row_of_pair = np.zeros(_BYTES * _BYTES, np.uint8)
-        self._rules_of_third = np.zeros((_BYTES, _BYTES), np.uint32)
+        self._rules_of_third = np.zeros((_BYTES, _BYTES), np.uint64)
         for number, signs_of_rule in enumerate(signs):
-            bit = np.uint32(1 << number)
+            bit = np.uint64(1 << number)
             for sign in signs_of_rule:
                 self._add(sign if isinstance(sign, bytes) else sign.encode(), bit)
         self._begins_sign = (self._rules_of_pair != 0) | (self._row_of_pair != 0)
 
-    def _add(self, sign: bytes, bit: np.uint32) -> None:
+    def _add(self, sign: bytes, bit: np.uint64) -> None:
         assert 1 <= len(sign) <= 3, f"{sign!r} has {len(sign)} bytes"
         if len(sign) == 1:
             self._rules_of_pair[sign[0] + _BYTES * np.arange(_BYTES)] |= bit
@@ -63,7 +63,7 @@ class SignTable:
         rules_of_lines = np.bitwise_or.reduceat(rules, firsts)
         return dict(zip(numbers[firsts].tolist(), rules_of_lines.tolist(), strict=True))
 
-    def _signs(self, data: bytes) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
+    def _signs(self, data: bytes) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
         """Where signs begin, ascending, and of which rules they are."""
         found = []
         for start in (0, 1):

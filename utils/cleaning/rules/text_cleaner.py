@@ -20,8 +20,8 @@ from utils.cleaning.rules.text_rules import (
     HEADING,
     RULES,
     Rule,
+    as_one_line,
     is_code,
-    without_marks,
 )
 
 _SIGNS = SignTable([*(rule.signs for rule in RULES), characters.LINE_BREAKS, FORMULA])
@@ -76,7 +76,7 @@ def clean(text: str, title: str = "") -> CleanText:
 
 def changes_of(title: str, lines: Sequence[str]) -> list[Change]:
     """What the rules do to one article, change by change; two may follow each other on a line."""
-    all_lines = [_as_line(title), *characters.split_at_breaks(lines)]
+    all_lines = [as_one_line(title), *characters.split_at_breaks(lines)]
     return _clean_lines(all_lines, {0}, _SIGNS.find(all_lines))
 
 
@@ -89,7 +89,7 @@ def clean_all(articles: Sequence[tuple[str, list[str]]]) -> list[CleanText]:
     starts: list[int] = []  # the line of each title; the text follows it
     for title, text in articles:
         starts.append(len(lines))
-        lines.append(_as_line(title))
+        lines.append(as_one_line(title))
         lines += text
     signs = _SIGNS.find(lines)
     if any(rules & _HAS_LINE_BREAK for rules in signs.values()):
@@ -102,10 +102,6 @@ def clean_all(articles: Sequence[tuple[str, list[str]]]) -> list[CleanText]:
         CleanText(lines[start].strip(), _layout(lines[start + 1 : end]), frozenset(rules))
         for (start, end), rules in zip(pairwise(starts), fired, strict=True)
     ]
-
-
-def _as_line(title: str) -> str:
-    return " ".join(without_marks(title).split())
 
 
 def _clean_lines(lines: list[str], titles: set[int], signs: dict[int, int]) -> list[Change]:

@@ -122,9 +122,16 @@ RULES = (
     Rule(
         "prose",
         parentheses.emptied_labels,
-        (":;", ":,", ":)", " ;", " ,", " )", "(pr"),
+        (":;", ":,", ":)", ": ;", ": ,", ": )"),
         "Messi (Spanish pronunciation:; born 1987)",
         "Messi (; born 1987)",
+    ),
+    Rule(
+        "prose",
+        parentheses.emptied_pronunciations,
+        ("(pr", " ;", " ,", " )"),
+        "Volta (pronounced ; born 1745)",
+        "Volta (; born 1745)",
     ),
     Rule(
         "prose",
@@ -201,6 +208,11 @@ RULES = (
 def without_marks(text: str) -> str:
     """`text` without characters that mean something to `clean`."""
     return text.replace(HEADING, "").replace(CODE, "").replace(FORMULA, "")
+
+
+def as_one_line(text: str) -> str:
+    """A title or heading in one line, without marks."""
+    return " ".join((text if text.isprintable() else without_marks(text)).split())
 
 
 def is_code(lines: Sequence[str], number: int) -> bool:
