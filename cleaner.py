@@ -18,7 +18,7 @@ from utils.articles import (
     text_files,
     text_path_of,
 )
-from utils.cleaning.duplicates.comparison import OLDER_COPY, drop_duplicates
+from utils.cleaning.duplicates.comparison import DUPLICATE_TEXT, OLDER_COPY, drop_duplicates
 from utils.cleaning.explain import explain
 from utils.cleaning.file_cleaner import reason_not_current, reason_to_clean
 from utils.cleaning.inputs.raw_files import RawFile, find_raw_files
@@ -41,14 +41,17 @@ def main(arguments: Sequence[str]) -> None:
         "--explain", type=Path, metavar="FILE", help="show what cleaning does to a record of FILE"
     )
     parser.add_argument(
-        "--record", type=int, metavar="N", default=1, help="which one, by its line (default: 1)"
+        "--record", type=int, metavar="N", help="which one, by its line (default: 1)"
     )
     args = parser.parse_args(arguments)
+    if args.record is not None and args.explain is None:
+        parser.error("--record goes with --explain")
+    config = config_from(args, {"cleaner.workers": args.workers})
     if args.explain is not None:
-        for line in explain(args.explain, args.record).split("\n"):
+        number = 1 if args.record is None else args.record
+        for line in explain(args.explain, number, config.cleaner.min_characters).split("\n"):
             emit(printable(line))
         return
-    config = config_from(args, {"cleaner.workers": args.workers})
     clean_folder(config, test=args.test, force=args.force)
 
 
@@ -116,10 +119,10 @@ def _say_summary(
         f" {characters:,} characters, {size} in {cleaned_dir}",
         "bold",
     )
-    for label, counter in (
-        ("dropped", _total(marker.dropped for marker in markers)),
-        ("bad lines", _total(marker.bad_lines for marker in markers)),
-    ):
+    dropped = _total(marker.dropped for marker in markers)
+    del dropped[OLDER_COPY], dropped[DUPLICATE_TEXT]  # said below
+    bad_lines = _total(marker.bad_lines for marker in markers)
+    for label, counter in (("dropped", dropped), ("bad lines", bad_lines)):
         if counter:
             parts = ", ".join(f"{name} {count:,}" for name, count in counter.most_common())
             say(f"{label}: {parts}")

@@ -19,6 +19,7 @@ from utils.errors import DatasetError
 from utils.files import format_bytes, sole_writer
 from utils.interrupts import InterruptGuard
 from utils.preparing.article_batches import check_content, read_batches
+from utils.preparing.checked_articles import CheckedArticles
 from utils.preparing.pool import Tally, for_each_file
 from utils.preparing.read_ahead import read_ahead
 from utils.preparing.sources import Source, find_sources
@@ -37,8 +38,6 @@ from utils.token_files import (
 )
 
 MAX_UNKNOWN_SHARE = 0.01
-CHECK_INTERVAL_BYTES = 8_000_000  # of text between samples that the stock tokenizer checks
-CHECK_TEXTS, CHECK_CHARACTERS = 4, 1_000  # of a sample: from so many articles, so many of each
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -194,31 +193,21 @@ def _token_batches(
 
     Raises if the text is not the one that was cleaned, or the tokenizer does not fit it.
     """
-    unchecked_bytes = CHECK_INTERVAL_BYTES
+    checked = CheckedArticles()
     articles = read_batches(source.text_path, source.marker, source.articles, most_articles)
     with read_ahead(articles) as batches:
         for batch in batches:
-            if unchecked_bytes >= CHECK_INTERVAL_BYTES:
-                tokenizer.check_against_stock(_sample(batch.texts))
-                unchecked_bytes = 0
-            unchecked_bytes += batch.size_bytes
-            ids, offsets = tokenizer.encode_flat(batch.texts)
+            ids, offsets = flat = tokenizer.encode_flat(batch.texts)
             unknown = int(np.count_nonzero(ids == tokenizer.unk_id))
             if unknown > MAX_UNKNOWN_SHARE * len(ids):
                 raise DatasetError(
                     f"{source.text_path}: {unknown / len(ids):.1%} of the tokens are unknown",
                     f"The tokenizer {tokenizer.name} does not suit this text; choose another.",
                 )
+            tokenizer.check_against_stock(batch.texts, flat, checked.choose(batch.texts))
             characters = [len(text) for text in batch.texts]
             tally.add(batch.size_bytes, len(batch.texts), sum(characters), len(ids))
             yield TokenBatch(ids, offsets, characters, batch.utf8_bytes)
-
-
-def _sample(texts: Sequence[str]) -> list[str]:
-    """A few passages, from the middle of articles that are spread over `texts`."""
-    step = max(-(-len(texts) // CHECK_TEXTS), 1)
-    middles = ((text, max((len(text) - CHECK_CHARACTERS) // 2, 0)) for text in texts[::step])
-    return [text[begin : begin + CHECK_CHARACTERS] for text, begin in middles]
 
 
 def _write_report(
@@ -238,20 +227,17 @@ def _write_report(
 
 
 def _summarise(metadata: DatasetMetadata, dataset_dir: Path, seconds: float) -> None:
-    disk_bytes = sum(
-        file.tokens_array.size_bytes + file.documents_array.size_bytes for file in metadata.files
-    )
     rows = {
         "dataset": str(dataset_dir),
         "articles": f"{metadata.articles:,} in {len(metadata.files)} file(s)",
         "text": f"{format_bytes(metadata.utf8_bytes)}, {metadata.characters:,} characters",
         "tokens": f"{metadata.tokens:,}, {metadata.unknown_share:.2%} unknown",
         "compression": f"{metadata.characters_per_token:.2f} characters per token,"
-        f" {metadata.utf8_bytes / metadata.tokens:.2f} bytes per token",
+        f" {metadata.bytes_per_token:.2f} bytes per token",
         "windows": f"{metadata.windows:,} of {metadata.window:,} tokens, one every"
         f" {metadata.stride:,}",
         "tokenizer": f"{metadata.tokenizer_name}, {metadata.vocab_size:,} tokens",
-        "disk": format_bytes(disk_bytes),
+        "disk": format_bytes(metadata.disk_bytes),
         "time": format_seconds(seconds),
     }
     for name, value in rows.items():

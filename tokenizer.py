@@ -23,7 +23,7 @@ from utils.config import Config
 from utils.errors import TokenizerError
 from utils.files import sha256_of
 from utils.terminal import emit, say
-from utils.token_engines import Engine, StockEngine, bulk_engine, check_equal
+from utils.token_engines import Engine, StockEngine, bulk_engine, check_equal, engine_label
 from utils.tokenizer_files import (
     FETCH_AGAIN,
     TOKENIZER_FILE,
@@ -120,14 +120,17 @@ class CodeLlamaTokenizer:
         """One uint16 array of ids for each text, in order: `encode_flat`, split."""
         return self.encode_flat(texts).split()
 
-    def check_against_stock(self, texts: Sequence[str]) -> None:
-        """Raise TokenizerError, showing the text, if the engine gives any of them wrong ids.
+    def check_against_stock(
+        self, texts: Sequence[str], flat: FlatIds, numbers: Sequence[int]
+    ) -> None:
+        """Raise TokenizerError, showing the text, if some ids are not the stock tokenizer's.
 
-        That is, other ids than the stock tokenizer, which takes about ten times as long as
-        `encode_flat` for them. Where it is the engine itself there is nothing to do.
+        `flat` is what `encode_flat` gave for `texts`. Those of `numbers` are encoded once more,
+        which takes the stock tokenizer about ten times as long. Where it is the engine itself
+        there is nothing to do.
         """
         if self._engine is not self._stock:
-            check_equal(self._engine, self._stock, texts, self._origin)
+            check_equal(self._engine.name, flat, self._stock, texts, numbers, self._origin)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`, special ids left out; bytes that are no UTF-8 become U+FFFD.
@@ -158,7 +161,7 @@ class CodeLlamaTokenizer:
             f"tokenizer:  {self.name}\n"
             f"vocabulary: {self.vocab_size:,} tokens\n"
             f"special:    {special}\n"
-            f"engine:     {self._engine.name}\n"
+            f"engine:     {engine_label(self._engine_name)}\n"
             f"sha256:     {self.sha256}"
         )
 
@@ -255,8 +258,9 @@ def main(arguments: Sequence[str]) -> None:
     else:
         say(f"fetching {config.tokenizer.source}")
         tokenizer = fetch(config)
-        emit(tokenizer.summary())
         say(f"saved in {config.paths.tokenizer_dir}", "green")
+        emit(tokenizer.summary())
+        tokenizer.encode_flat([])  # so that an engine that does not suit is known now
     if args.encode is not None:
         _show_encoding(tokenizer, args.encode)
     elif args.decode is not None:

@@ -1,12 +1,13 @@
 """How fast raw records become cleaned text: a cleaning worker against orjson merely parsing them.
 
-`python -m bench.cleaner FILE [FILE ...]`: CPU time of cleaning each file, with all rules and the
-output on disk, beside that of parsing its lines and dropping what they hold; then two workers
-against one on the clock, and the memory of a worker as its file grows.
+`python -m bench.cleaner FILE FILE [FILE ...]`: CPU time of cleaning each file, with all rules and
+the output on disk, beside that of parsing its lines and dropping what they hold; then two workers
+against one on the clock, and the memory of a worker as its file grows. Needs Linux.
 """
 
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,13 +15,24 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.measure import REPOSITORY, Timing, bench_parser, in_child, publish, side_by_side, table
+from bench.measure import (
+    REPOSITORY,
+    Timing,
+    bench_parser,
+    environment_of,
+    in_child,
+    positive,
+    publish,
+    side_by_side,
+    table,
+    times_as_fast,
+)
 from utils.articles import CleanerSettings
 from utils.cleaning.file_cleaner import clean_file
 from utils.cleaning.inputs.raw_files import RawFile, find_raw_files
-from utils.cleaning.pool import clean_files
-from utils.cli import config_from, run_script
-from utils.errors import DataError
+from utils.cleaning.pool import clean_files, raise_failures
+from utils.cli import config_from, run_script, shared_options
+from utils.errors import DataError, UsageError
 from utils.files import format_bytes
 from utils.terminal import say
 
@@ -30,6 +42,7 @@ MEMORY_GOAL_BYTES = 80_000_000
 PACKAGES = ("msgspec", "orjson", "numpy")
 _BUFFER_BYTES = 1 << 20
 _GROWTH = 4  # how much longer the longer file is, of the memory's
+_ROUNDS = 3  # of one worker and of two
 _POLL_SECONDS = 0.005
 
 
@@ -52,27 +65,44 @@ def compare(path: Path, settings: CleanerSettings, repeats: int) -> dict[str, Ti
 
 
 def seconds_with(workers: int, folder: Path, settings: CleanerSettings) -> float:
-    """How long cleaning a folder of raw files takes, the start of the workers included."""
+    """How long cleaning a folder of raw files takes, the start of the workers included.
+
+    Raises DataError if any of them cannot be cleaned.
+    """
+    raw_files = find_raw_files(folder)
+    assert len(raw_files) >= workers, "no more of them would work"
     with tempfile.TemporaryDirectory() as cleaned_dir:
         start = time.perf_counter()
-        clean_files(find_raw_files(folder), Path(cleaned_dir), settings, workers)
-        return time.perf_counter() - start
+        _, errors = clean_files(raw_files, Path(cleaned_dir), settings, workers)
+        seconds = time.perf_counter() - start
+    raise_failures(errors, len(raw_files))
+    return seconds
 
 
-def worker_peak_bytes(folder: Path) -> int:
-    """The most memory that a worker of `cleaner.py` held, all of its process."""
-    with tempfile.TemporaryDirectory() as cleaned_dir:
+def worker_peak_bytes(folder: Path, options: Sequence[str]) -> int:
+    """The most memory that a worker of `cleaner.py` with `options` held, all of its process.
+
+    Raises DataError if it failed, or if nothing could be measured.
+    """
+    with tempfile.TemporaryDirectory() as cleaned_dir, tempfile.TemporaryFile() as shown:
         paths = {"raw_dir": folder, "cleaned_dir": cleaned_dir}
-        options = [f"--set=paths.{key}={value}" for key, value in paths.items()]
         process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "cleaner.py", "--workers=1", *options],
-            cwd=REPOSITORY,
-            stderr=subprocess.DEVNULL,
+            [
+                *(sys.executable, str(REPOSITORY / "cleaner.py"), "--workers=1", *options),
+                *(f"--set=paths.{key}={value}" for key, value in paths.items()),
+            ],
+            stderr=shown,
         )
         peak = 0
         while process.poll() is None:
             peak = max([peak, *map(_peak_bytes, _children(process.pid))])
             time.sleep(_POLL_SECONDS)
+        if process.returncode:
+            shown.seek(0)
+            said = shown.read().decode(errors="replace").strip()
+            raise DataError(f"cleaner.py failed with exit code {process.returncode}:\n{said}")
+    if not peak:
+        raise DataError("the memory of cleaner.py's worker could not be read", "Needs Linux.")
     return peak
 
 
@@ -108,25 +138,39 @@ def _repeated(paths: Sequence[Path], folder: Path, times: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = bench_parser("Cleaning against orjson parsing the same file.", repeats=15)
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="plain JSON lines")
+    parser = bench_parser("cleaner", "Cleaning against orjson parsing the same file.", repeats=15)
     parser.add_argument(
-        "--growth", type=int, default=16, help="copies of a file in each that the workers clean"
+        "files", nargs="+", type=Path, metavar="FILE", help="plain JSON lines, two files or more"
+    )
+    parser.add_argument(
+        "--growth",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="copies of a file in each that the workers clean (default: 16)",
     )
     args = parser.parse_args(arguments)
+    files = [path.resolve() for path in args.files]
+    _check_usable(files, args.growth)
     config = config_from(args)
+    environment = environment_of(PACKAGES)
     settings = CleanerSettings(
         min_characters=config.cleaner.min_characters,
         max_bad_share=config.cleaner.max_bad_share,
         limit_articles=None,
         drop_duplicate_texts=False,
     )
-    files = [path.resolve() for path in args.files]
     speeds: dict[str, Mapping[str, Timing]] = {}
     for path in files:
         say(f"cleaning {path.name} {args.repeats} times on one core")
         speeds[path.name] = in_child(1, compare, path, settings, args.repeats)
-    clocks, peaks = _scaling(files, settings, args.growth)
+    clocks = _clocks(files[: len(files) // 2 * 2], settings, args.growth)
+    peaks = {}
+    for times in (args.growth // _GROWTH, args.growth):
+        with tempfile.TemporaryDirectory() as folder:
+            _repeated(files[:1], Path(folder), times)
+            size_bytes = times * files[0].stat().st_size
+            peaks[size_bytes] = worker_peak_bytes(Path(folder), shared_options(args))
     sizes = {path.name: path.stat().st_size for path in files}
     publish(
         args,
@@ -134,40 +178,47 @@ def main(arguments: Sequence[str]) -> None:
         "Cleaning",
         _body(sizes, speeds, clocks, peaks),
         {
-            "speeds": {name: {k: t.cpu_min for k, t in s.items()} for name, s in speeds.items()},
+            "speeds": {name: {k: t.values() for k, t in s.items()} for name, s in speeds.items()},
             "seconds_by_workers": clocks,
             "worker_peak_bytes": peaks,
         },
-        PACKAGES,
+        environment,
     )
 
 
-def _scaling(
+def _check_usable(files: Sequence[Path], growth: int) -> None:
+    """Before any timing, what would make a wrong number or end it late."""
+    if len(files) < 2:
+        raise UsageError("two workers need two files", "Name another FILE of about the same size.")
+    if len({path.name for path in files}) < len(files):
+        raise UsageError("two files have one name", "Rename one, for they go into one folder.")
+    if growth < _GROWTH:
+        raise UsageError(f"--growth is {growth}", f"Take {_GROWTH} or more.")
+    if not Path("/proc/self/status").exists():
+        raise UsageError("the memory of a worker is read from /proc", "Run it on Linux.")
+    for path in files:
+        _raw_file(path)
+
+
+def _clocks(
     files: Sequence[Path], settings: CleanerSettings, growth: int
-) -> tuple[dict[int, float], dict[int, int]]:
-    """Best of three by number of workers, and a worker's peak memory by its file's length."""
-    pairs = files[: max(2, len(files) // 2 * 2)]  # which two workers can share evenly
+) -> dict[int, list[float]]:
+    """Seconds of each round by number of workers; two share an even number of files evenly."""
+    assert len(files) % 2 == 0
+    clocks: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
-        say(f"cleaning {growth} copies of {len(pairs)} files each with one worker and with two")
-        _repeated(pairs, Path(folder), growth)
-        clocks = {workers: float("inf") for workers in (1, 2)}
-        for _ in range(3):
-            for workers in clocks:
-                clocks[workers] = min(
-                    clocks[workers], seconds_with(workers, Path(folder), settings)
-                )
-    peaks = {}
-    for times in (growth // _GROWTH, growth):
-        with tempfile.TemporaryDirectory() as folder:
-            _repeated(files[:1], Path(folder), times)
-            peaks[times * files[0].stat().st_size] = worker_peak_bytes(Path(folder))
-    return clocks, peaks
+        say(f"cleaning {growth} copies of {len(files)} files each with one worker and with two")
+        _repeated(files, Path(folder), growth)
+        for _ in range(_ROUNDS):
+            for workers, seconds in clocks.items():
+                seconds.append(seconds_with(workers, Path(folder), settings))
+    return clocks
 
 
 def _body(
     sizes: Mapping[str, int],
     speeds: Mapping[str, Mapping[str, Timing]],
-    clocks: Mapping[int, float],
+    clocks: Mapping[int, Sequence[float]],
     peaks: Mapping[int, int],
 ) -> str:
     rows = []
@@ -178,12 +229,13 @@ def _body(
         f"{format_bytes(size)}: {format_bytes(peak)}" for size, peak in peaks.items()
     )
     cores = len(os.sched_getaffinity(0))
+    one, two = (statistics.median(clocks[workers]) for workers in (1, 2))
     return (
         "One core, MB of JSON lines per CPU second, the best of the rounds; the goal is"
         f" {GOAL} x.\n\n{table(['file', 'orjson parses', 'cleaned', 'x'], rows)}\n\n"
-        f"Two workers: {clocks[1] / clocks[2]:.2f} x one ({clocks[1]:.1f} s and {clocks[2]:.1f} s"
-        f" on {cores} cores, their start included; goal {WORKERS_GOAL} x).\n"
-        f"A worker's peak memory, by the length of its file (goal"
+        f"Two workers: {times_as_fast(clocks[2], clocks[1]):.2f} x one ({one:.1f} s and {two:.1f} s"
+        f" on {cores} cores, their start included; medians of {len(clocks[1])} rounds; goal"
+        f" {WORKERS_GOAL} x).\nA worker's peak memory, by the length of its file (goal"
         f" {format_bytes(MEMORY_GOAL_BYTES)}): {memory}."
     )
 

@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from bench.measure import REPOSITORY, record, table
-from utils.cleaning.explain import article_of, places_of
+from utils.cleaning.explain import places_of, read_record_at
 from utils.cleaning.records.structured import sections_left_out
 from utils.cleaning.records.wikipedia import Article
 from utils.cleaning.rules.text_cleaner import changes_of, clean_all
@@ -53,13 +53,14 @@ def _code(text: str) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     parser = script_parser("What cleaning does to chosen pages.")
+    parser.prog = "python -m bench.cleaning_examples"
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--record", type=int, action="append", required=True, metavar="N")
     parser.add_argument("--write", action="store_true", help="into docs/CLEANING.md")
     args = parser.parse_args(arguments)
     rows, examples = [], []
     for number in args.record:
-        article, line = article_of(args.file, number)
+        article, line = read_record_at(args.file, number)
         if not isinstance(article, Article):
             raise DataError(f"{args.file}: record {number} is no article", "Choose another.")
         rows.append(page_row(article, sections_left_out(line)))

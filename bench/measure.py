@@ -39,22 +39,55 @@ R = TypeVar("R")
 
 
 class Timing(NamedTuple):
-    """Seconds of one call, over all repeats.
+    """Seconds of one call, in each round.
 
     CPU time is that of all threads, and of child processes that ended within the call.
     """
 
-    cpu_min: float
-    cpu_median: float
-    wall_min: float
-    wall_median: float
+    cpu: tuple[float, ...]
+    wall: tuple[float, ...]
+
+    @property
+    def cpu_min(self) -> float:
+        return min(self.cpu)
+
+    @property
+    def wall_min(self) -> float:
+        return min(self.wall)
+
+    @property
+    def wall_median(self) -> float:
+        return statistics.median(self.wall)
+
+    def values(self) -> dict[str, object]:
+        """The rounds, and what is told of them, for the JSON line."""
+        return {
+            **self._asdict(),
+            "cpu_min": self.cpu_min,
+            "cpu_median": statistics.median(self.cpu),
+            "wall_min": self.wall_min,
+            "wall_median": self.wall_median,
+        }
 
 
-def bench_parser(description: str, repeats: int) -> argparse.ArgumentParser:
-    """A parser with every script's options, --repeats and --record."""
+def times_as_fast(ours: Sequence[float], peer: Sequence[float]) -> float:
+    """How many times as fast as `peer`, by the seconds of the same rounds: the rounds' median.
+
+    Both meet the same disturbances within a round, but not in two rounds.
+    """
+    return statistics.median(slow / fast for fast, slow in zip(ours, peer, strict=True))
+
+
+def bench_parser(name: str, description: str, repeats: int) -> argparse.ArgumentParser:
+    """A parser with every script's options, --repeats and --record, for `python -m bench.NAME`."""
     parser = script_parser(description)
+    parser.prog = f"python -m bench.{name}"
     parser.add_argument(
-        "--repeats", type=int, default=repeats, help=f"calls of each contender (default {repeats})"
+        "--repeats",
+        type=positive,
+        default=repeats,
+        metavar="N",
+        help=f"calls of each contender (default: {repeats})",
     )
     parser.add_argument(
         "--record", action="store_true", help="replace this bench's section of docs/RESULTS.md"
@@ -62,11 +95,18 @@ def bench_parser(description: str, repeats: int) -> argparse.ArgumentParser:
     return parser
 
 
+def positive(text: str) -> int:
+    """A whole number above 0, of the command line."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
 def side_by_side(contenders: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Timing]:
     """Call every contender `repeats` times, in turns, so that all meet the same disturbances.
 
-    The order moves on by one each round. Freeing what a call returned is not timed. The first,
-    cold round counts in the medians, not in the minima.
+    The order moves on by one each round. Freeing what a call returned is not timed. The first
+    round, in which caches may be cold, counts like the others.
     """
     names = list(contenders)
     cpu: dict[str, list[float]] = {name: [] for name in names}
@@ -80,15 +120,7 @@ def side_by_side(contenders: Mapping[str, Callable[[], object]], repeats: int) -
             wall[name].append(time.perf_counter() - wall_start)
             cpu[name].append(_cpu_seconds() - cpu_start)
             del result
-    return {
-        name: Timing(
-            cpu_min=min(cpu[name]),
-            cpu_median=statistics.median(cpu[name]),
-            wall_min=min(wall[name]),
-            wall_median=statistics.median(wall[name]),
-        )
-        for name in names
-    }
+    return {name: Timing(tuple(cpu[name]), tuple(wall[name])) for name in names}
 
 
 def in_child(cores: int | None, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -129,14 +161,13 @@ def publish(
     title: str,
     body: str,
     values: Mapping[str, object],
-    packages: Sequence[str],
+    environment: Mapping[str, str],
 ) -> None:
     """Show a result: the section for people, and last one JSON line with `values`.
 
-    `body` is Markdown; above it go the title, the command, and the environment with the versions
-    of `packages`. With `--record` the section goes into docs/RESULTS.md too.
+    `body` is Markdown; above it go the title, the command, and the environment as `environment_of`
+    found it before the measurement. With `--record` the section goes into docs/RESULTS.md too.
     """
-    environment = environment_of(packages)
     facts = f"`{_command(name)}` ({environment_line(environment)})"
     head = textwrap.fill(facts, LINE_CHARACTERS, break_on_hyphens=False, break_long_words=False)
     section = f"## {title}\n\n{head}\n\n{body.strip()}"
@@ -162,23 +193,37 @@ def record(name: str, section: str, path: Path = RESULTS_PATH) -> None:
 
 
 def environment_of(packages: Sequence[str]) -> dict[str, str]:
-    """The day, the commit, the machine, and the versions of Python and `packages`."""
+    """The day, the commit, the machine, and the versions of Python and `packages`.
+
+    Ask before the measurement: the files may change while it runs. Without git the commit is
+    "unknown", and the version of a package that is not installed is "absent".
+    """
     from utils.environment import git_commit  # brings torch: not for every child process
 
-    edited = subprocess.run(
-        ["git", "status", "--porcelain", "--", "*.py", "config.json"],  # noqa: S607
-        cwd=REPOSITORY,
-        capture_output=True,
-        check=False,
-    ).stdout
     return {
         "date": date.today().isoformat(),
-        "commit": f"{git_commit()[:7] or 'unknown'}{' with edits' if edited else ''}",
+        "commit": f"{git_commit()[:7] or 'unknown'}{' with edits' if _is_edited() else ''}",
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "Python": platform.python_version(),
-        **{package: metadata.version(package) for package in packages},
+        **{package: _version(package) for package in packages},
     }
+
+
+def _is_edited() -> bool:
+    command = ["git", "status", "--porcelain", "--", "*.py", "config.json"]
+    try:
+        found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)  # noqa: S603
+    except OSError:
+        return False
+    return bool(found.stdout)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
 
 
 def environment_line(environment: Mapping[str, str]) -> str:

@@ -1,8 +1,9 @@
 """How fast text becomes ids: `encode_flat` against the stock tokenizer and others.
 
 `python -m bench.tokenizer [--data FOLDER]`: every contender turns the same articles into one uint16
-array, and the arrays must be equal. On one core CPU time counts, on all cores the clock; memory is
-what a process of its own takes to encode everything at once, above the loaded tokenizer.
+array, and the arrays must be equal. On one core CPU time counts, that of the best round; on all
+cores the clock, in the median of the rounds, and the median of their ratios. Memory is what a
+process of its own takes to encode everything at once, above the loaded tokenizer.
 
 Peers are imported where they are loaded, so that no process waits for another's.
 """
@@ -19,11 +20,13 @@ from tokenizers import Tokenizer
 from bench.measure import (
     Timing,
     bench_parser,
+    environment_of,
     in_child,
     peak_memory_bytes,
     publish,
     side_by_side,
     table,
+    times_as_fast,
 )
 from tokenizer import CodeLlamaTokenizer, load_or_fetch
 from utils.articles import cleaned_files, read_articles
@@ -81,7 +84,7 @@ CONTENDERS: dict[str, Callable[[Config], Encode]] = {
 
 
 class Figures(NamedTuple):
-    """What was measured of one contender."""
+    """What was measured of one contender, on all cores in the same rounds as the others."""
 
     one_core: Timing
     all_cores: Timing
@@ -91,16 +94,21 @@ class Figures(NamedTuple):
         """How many times as fast as `stock`: on one core, and on all."""
         return (
             stock.one_core.cpu_min / self.one_core.cpu_min,
-            stock.all_cores.wall_min / self.all_cores.wall_min,
+            times_as_fast(self.all_cores.wall, stock.all_cores.wall),
         )
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = bench_parser("Compare tokenizers: speed, memory, ids.", repeats=3)
-    parser.add_argument("--data", type=Path, help="folder of cleaned text (paths.cleaned_dir)")
-    parser.add_argument("--megabytes", type=float, default=16.0, help="text to encode (16)")
+    parser = bench_parser("tokenizer", "Compare tokenizers: speed, memory, ids.", repeats=5)
+    parser.add_argument(
+        "--data", type=Path, help="folder of cleaned text (default: paths.cleaned_dir)"
+    )
+    parser.add_argument(
+        "--megabytes", type=float, default=16.0, help="text to encode (default: 16)"
+    )
     args = parser.parse_args(arguments)
     config = config_from(args)
+    environment = environment_of(PACKAGES)
     load_or_fetch(config)
     texts = list(read_texts(args.data or config.paths.cleaned_dir, args.megabytes * 1e6))
     size_bytes = sum(len(text.encode()) for text in texts)
@@ -114,8 +122,8 @@ def main(arguments: Sequence[str]) -> None:
         "ratios": figures[OURS].ratios_to(figures[STOCK]),
         "contenders": {
             name: {
-                "one_core": measured.one_core._asdict(),
-                "all_cores": measured.all_cores._asdict(),
+                "one_core": measured.one_core.values(),
+                "all_cores": measured.all_cores.values(),
                 "memory_bytes": measured.memory_bytes,
             }
             for name, measured in figures.items()
@@ -125,7 +133,7 @@ def main(arguments: Sequence[str]) -> None:
         f"{len(texts):,} articles, {format_bytes(size_bytes)}, {tokens:,} tokens: the same ids from"
         f" all contenders.\n\n{_table(figures, size_bytes)}"
     )
-    publish(args, "tokenizer", "Tokenizing, with exact ids", body, values, PACKAGES)
+    publish(args, "tokenizer", "Tokenizing, with exact ids", body, values, environment)
 
 
 def measure(config: Config, texts: Sequence[str], repeats: int) -> tuple[int, dict[str, Figures]]:
@@ -147,7 +155,7 @@ def _table(figures: Mapping[str, Figures], size_bytes: int) -> str:
                 name,
                 f"{size_bytes / 1e6 / measured.one_core.cpu_min:.1f}",
                 f"{ratio:.2f} x",
-                f"{size_bytes / 1e6 / measured.all_cores.wall_min:.1f}",
+                f"{size_bytes / 1e6 / measured.all_cores.wall_median:.1f}",
                 f"{ratio_all:.2f} x",
                 f"{measured.memory_bytes / 1e6:,.0f}",
             ]

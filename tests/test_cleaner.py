@@ -270,9 +270,28 @@ def test_a_file_of_another_format_fails_before_its_end(tmp_path: Path) -> None:
     raw_dir, cleaned_dir = tmp_path / "raw", tmp_path / "cleaned"
     raw_dir.mkdir()
     (raw_dir / "a.jsonl").write_bytes(b'{"a": 1}\n' * 5_000)
-    with pytest.raises(DataError, match=r"1,000 of 1,000 lines are no records .*unknown_shape"):
+    with pytest.raises(DataError, match=r"1,000 of the first 1,000 lines are .*unknown_shape"):
         clean_one(raw_dir, cleaned_dir)
     assert not list(cleaned_dir.glob("cleaned_*"))
+
+
+@pytest.mark.parametrize("share", [0.5, 1])
+def test_where_many_lines_may_be_bad_the_file_is_read_to_its_end(
+    tmp_path: Path, share: float
+) -> None:
+    raw_dir, cleaned_dir = tmp_path / "raw", tmp_path / "cleaned"
+    raw_dir.mkdir()
+    lines = [b'{"a": 1}\n' * 1_000, *map(record, range(3_000))]
+    (raw_dir / "a.jsonl").write_bytes(b"".join(lines))
+    settings = SETTINGS.model_copy(update={"max_bad_share": share})
+    marker = clean_one(raw_dir, cleaned_dir, settings).marker
+    assert (marker.records, marker.articles) == (4_000, 3_000)
+    (raw_dir / "a.jsonl").write_bytes(b'{"a": 1}\n' * 1_500)
+    if share < 1:
+        with pytest.raises(DataError, match=r"1,500 of 1,500 lines are no records"):
+            clean_one(raw_dir, cleaned_dir, settings)
+    else:
+        assert clean_one(raw_dir, cleaned_dir, settings).marker.records == 1_500
 
 
 def test_a_failed_redo_leaves_no_marker_that_vouches_for_the_old_text(tmp_path: Path) -> None:

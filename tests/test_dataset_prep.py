@@ -39,6 +39,7 @@ from utils.errors import (
 from utils.files import LOCK_NAME, sole_writer
 from utils.preparing import article_batches, pool
 from utils.terminal import Progress
+from utils.token_engines import FastEngine, RawIds
 from utils.token_files import entry_path_of, read_metadata, read_stream, tokens_path_of
 
 PARAGRAPHS = ENGLISH.split("\n\n")
@@ -475,52 +476,60 @@ def test_too_many_unknown_tokens_are_refused(
     assert not list(config.paths.dataset_dir.glob("tokens_*"))
 
 
-def test_passages_of_every_file_are_compared_with_the_stock_tokenizer(
+def test_what_is_written_is_compared_with_the_stock_tokenizer(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "CHECK_INTERVAL_BYTES", 2_000)
-    compared: list[str] = []
+    """An engine that fails only on batches, which no small text of a check has the size of."""
+    right = FastEngine.encode
 
-    def record(self: CodeLlamaTokenizer, texts: list[str]) -> None:
-        compared.extend(texts)
+    def sevens(self: FastEngine, texts: Sequence[str]) -> RawIds:
+        ids, offsets = right(self, texts)
+        return (np.full_like(ids, 7) if len(texts) > 600 else ids), offsets
+
+    monkeypatch.setattr(FastEngine, "encode", sevens)
+    prepare_dataset(config)
+    write_cleaned(config.paths.cleaned_dir, "part_3", made_up_articles(2, 700))
+    with pytest.raises(TokenizerError, match=r"encode a text differently, text \d+ of 700"):
+        prepare_dataset(config)
+    assert not tokens_path_of(config.paths.dataset_dir, "part_3").exists()
+
+
+def test_articles_of_every_batch_are_compared_with_the_stock_tokenizer(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[str] = []
+    batches = []
+
+    def record(
+        self: CodeLlamaTokenizer, texts: list[str], flat: FlatIds, numbers: list[int]
+    ) -> None:
+        batches.append(len(numbers))
+        for number in numbers:
+            assert flat.split()[number].tolist() == self.encode(texts[number])
+            compared.append(texts[number])
 
     monkeypatch.setattr(CodeLlamaTokenizer, "check_against_stock", record)
     prepare_dataset(with_settings(config, batch_articles=5))
-    for path in cleaned_files(config.paths.cleaned_dir):
-        articles = list(read_articles(path))
-        passages = [text for text in compared if any(text and text in a for a in articles)]
-        assert len(passages) >= path.stat().st_size / 4_000
-    assert max(map(len, compared)) <= script.CHECK_CHARACTERS
+    assert len(batches) == 4 + 3 + 8
+    assert all(batches)
+    articles = [
+        article
+        for path in cleaned_files(config.paths.cleaned_dir)
+        for article in read_articles(path)
+    ]
+    assert set(compared) <= set(articles)
 
 
 def test_a_difference_to_the_stock_tokenizer_ends_the_work(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def differ(self: CodeLlamaTokenizer, texts: list[str]) -> None:
+    def differ(self: CodeLlamaTokenizer, *batch: object) -> None:
         raise TokenizerError("two ways to encode a text")
 
     monkeypatch.setattr(CodeLlamaTokenizer, "check_against_stock", differ)
     with pytest.raises(TokenizerError, match="two ways to encode a text"):
         prepare_dataset(config)
     assert [path.name for path in config.paths.dataset_dir.iterdir()] == [LOCK_NAME]
-
-
-@pytest.mark.parametrize("length", [1, 999, 1_000, 1_001, 5_000])
-def test_a_sample_is_of_the_middle_of_articles(length: int) -> None:
-    text = "".join(chr(0x4E00 + position) for position in range(length))
-    for passage in script._sample([text] * 9):
-        assert len(passage) == min(length, script.CHECK_CHARACTERS)
-        before = text.index(passage)
-        assert abs(before - (length - before - len(passage))) <= 1
-
-
-def test_a_sample_is_spread_over_the_articles() -> None:
-    assert script._sample([]) == []
-    for count in range(1, 50):
-        numbers = [int(text) for text in script._sample([str(n) for n in range(count)])]
-        assert 1 <= len(numbers) <= script.CHECK_TEXTS
-        assert numbers[0] == 0
-        assert count < 2 or numbers[-1] >= count // 2
 
 
 def test_a_full_disk_is_named_and_leaves_nothing_partial(
@@ -568,7 +577,8 @@ def test_the_command_tells_what_it_did(
         "part_2: 15 articles,",
         "(new)",
         f"{metadata.windows:,} of 24 tokens, one every 6",
-        f"{metadata.characters_per_token:.2f} characters per token",
+        f"{metadata.characters_per_token:.2f} characters per token,"
+        f" {metadata.utf8_bytes / (metadata.tokens - 2 * metadata.articles):.2f} bytes per token",
         "0.00% unknown",
         f"Next: python train.py --config {command[1]}",
     ):

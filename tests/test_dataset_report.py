@@ -19,6 +19,7 @@ from tests.test_markup import HOSTILE
 from tokenizer import CodeLlamaTokenizer
 from utils.array_files import StoredArray
 from utils.articles import CleanedMarker, CleanerSettings, text_path_of
+from utils.cleaning.duplicates.comparison import DUPLICATE_TEXT, OLDER_COPY
 from utils.config_file import parse_config
 from utils.errors import DatasetError
 from utils.reports.dataset_report import REPORT_NAME, write_report
@@ -307,23 +308,32 @@ def test_codellamas_pieces_are_legible(codellama: CodeLlamaTokenizer, tmp_path: 
 def test_what_the_cleaner_did_is_added_up(dataset: Dataset, tmp_path: Path) -> None:
     first, second = text_path_of(tmp_path, "part_2"), text_path_of(tmp_path, "part_10")
     kept = dataset.metadata.articles
+    bad_lines = {"blank": 1_234, "truncated": 1}
+    dropped = {"too_short": 1, "empty": 2, OLDER_COPY: 3, DUPLICATE_TEXT: 5}
+    every = kept + 3 + 5  # of which a rule may have changed each
     dataset.markers = {
-        first: marker(kept - 3, dropped={"too_short": 4}, bad_lines={"blank": 1}, rules={"a_b": 3}),
-        second: marker(3, dropped={"too_short": 1, "empty": 2}, rules={"a_b": 1, "c": 6}),
+        first: marker(kept - 3, dropped={"too_short": 4}, bad_lines=bad_lines, rules={"a_b": 3}),
+        second: marker(3, dropped=dropped, rules={"a_b": 1, "c": every}),
         text_path_of(tmp_path, "of_another_dataset"): marker(9, dropped={"empty": 9}),
     }
     text = dataset.write().read_text(encoding="utf-8")
-    lines = kept + 8
-    assert bars_of(text, "Records") == {
-        "kept": (kept, f"{kept / lines:.1%}"),
-        "too short": (5, f"{5 / lines:.1%}"),
-        "empty": (2, f"{2 / lines:.2%}"),
-        "blank (unreadable)": (1, f"{1 / lines:.2%}"),
+    lines = kept + 8 + 3 + 5
+    records = bars_of(text, "Records")
+    assert {name: count for name, (count, _) in records.items()} == {
+        "kept": kept,
+        "too short": 5,
+        "empty": 2,
+        "truncated (unreadable)": 1,
+        OLDER_COPY.replace("_", " "): 3,
+        DUPLICATE_TEXT.replace("_", " "): 5,
     }
+    assert records["kept"][1] == f"{kept / lines:.1%}"
+    assert "1,234 blank lines of the raw files are not counted." in ParsedHtml(text).text()
     assert bars_of(text, "Rules that fired") == {
-        "c": (6, f"{6 / kept:.1%}"),
-        "a b": (4, f"{4 / kept:.1%}"),
+        "c": (every, "100%"),
+        "a b": (4, f"{4 / every:.1%}"),
     }
+    assert f"of all {every:,} that were cleaned" in ParsedHtml(text).text()
     assert "the dataset holds the first" not in text
 
 

@@ -34,22 +34,32 @@ def test_records_of_all_sources_name_the_same_page() -> None:
         name="T", identifier=12, url=URL, version={"identifier": 99, "comment": "c"}
     )
     extracted = article(id="12", revid="99", url="https://en.wikipedia.org/wiki?curid=12")
-    hugging_face = article(id="12", url="http://EN.wikipedia.org/wiki/Other%20name")
-    assert structured.page == extracted.page == page_of(URL, 12, 99, None)
-    assert fields(structured.page)["revision"] == 99
+    hugging_face = article(id="12", url="http://EN.wikipedia.org/wiki/A%20page")
+    assert structured.page == page_of(URL, 12, 99, None)
+    same = [fields(record.page) for record in (structured, extracted, hugging_face)]
+    assert len({(page["site"], page["identifier"]) for page in same}) == 1
+    assert [page["revision"] for page in same] == [99, 99, 0]
+    assert same[0]["address"] == same[2]["address"] != same[1]["address"]
     assert hugging_face.page == page_of(URL, "12", None, None) == page_of(URL, 12, 0, "")
 
 
 def test_pages_differ_by_site_and_identifier() -> None:
     pages = [
         page_of(url, identifier, 1, None)
-        for url in (URL, "https://de.wikipedia.org/wiki/A_page", "https://en.wikipedia.org:80")
+        for url in (URL, URL.replace("en.", "de."), URL.replace(".org", ".org:80"))
         for identifier in (0, 12, 13, "Q12", "012x", -12, 10**18, "1" * 400, "²", "é")
     ]
     same_host = {pages[i] == pages[i + 20] for i in range(10)}
     assert same_host == {True}, "a port is not of the host's name"
     assert len(set(pages)) == 20
     assert NO_PAGE not in pages
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_a_host_alone_is_no_address(end: str) -> None:
+    page = fields(page_of(f"https://en.wikipedia.org{end}", 12, None, None))
+    assert page["site"]
+    assert page["address"] == 0
 
 
 @pytest.mark.parametrize(
@@ -145,7 +155,7 @@ def test_the_index_comes_back_as_it_was_written(tmp_path: Path) -> None:
     page = page_of(URL, 12, 99, None)
     path = save(tmp_path, (page, b"one\n"), (NO_PAGE, b"two\n"), (page, b"one\n"))
     entries = read_pages(path, read_marker(path))
-    assert pages_path_of(path).stat().st_size == 3 * 40
+    assert pages_path_of(path).stat().st_size == 3 * 48
     assert entries["identifier"].tolist() == [12, 0, 12]
     assert entries["revision"].tolist() == [99, 0, 99]
     assert entries["site"].astype(bool).tolist() == [True, False, True]

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -117,6 +118,34 @@ def test_values_that_json_has_no_type_for(tmp_path: Path, kind: str) -> None:
     column, expected = VALUES[kind]
     write(tmp_path, {"text": column})
     assert rows_of(tmp_path) == [{"text": expected}]
+
+
+FAR = 1 << 62
+OUT_OF_RANGE = {
+    "moment": pa.array([0, FAR, None], pa.timestamp("us")),
+    "day": pa.array([0, (1 << 31) - 1, None], pa.date32()),
+    "duration": pa.array([0, FAR, None], pa.duration("s")),
+    "nanoseconds": pa.array([0, 1_001, None], pa.time64("ns")),
+}
+
+
+@pytest.mark.parametrize("kind", OUT_OF_RANGE)
+def test_values_that_python_cannot_hold_are_text_and_the_others_what_they_were(
+    tmp_path: Path, kind: str
+) -> None:
+    write(tmp_path, {"title": ["A", "B", "C"], "text": OUT_OF_RANGE[kind]})
+    first, second, third = rows_of(tmp_path)
+    assert first["text"] in ("1970-01-01T00:00:00", "1970-01-01", "PT0S", "P0D", "00:00:00")
+    assert re.search(r"range: \d+|^\d{19}$|001001", second["text"])
+    assert third == {"title": "C"}
+
+
+def test_such_a_value_inside_another_is_an_error_that_names_the_column(tmp_path: Path) -> None:
+    write(tmp_path, {"text": pa.array([[FAR]], pa.list_(pa.timestamp("us")))})
+    with pytest.raises(
+        DataError, match=r"a\.parquet: damaged .* line 0: column text: a value out of range: date"
+    ):
+        lines_of(tmp_path)
 
 
 def test_sections_as_lists_and_as_json_make_the_same_article(tmp_path: Path) -> None:

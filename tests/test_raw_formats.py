@@ -152,8 +152,8 @@ def test_bad_lines_and_left_out_members_are_told_with_their_place(
         rf"first: {raw}/z\.zip!b\.jsonl:2: Input data was truncated",
         rf"first: {raw}/t\.tgz!d/b\.jsonl:2: Input data was truncated",
         rf"first: {raw}/p\.parquet:2: invalid start byte",
-        rf"warning: {raw}/z\.zip: files inside that must be unpacked first: c\.zip\n",
-        rf"warning: {raw}/t\.tgz: files inside that must be unpacked first: d/c\.zip\n",
+        rf"warning: {raw}/z\.zip: not read of it: c\.zip\. Unpack",
+        rf"warning: {raw}/t\.tgz: not read of it: d/c\.zip\. Unpack",
         r"\nb: 1 articles of 2 records",
         r"\nt: \d+ articles of 11 records",
     ):

@@ -77,6 +77,48 @@ def test_damaged_compression_is_an_error(tmp_path: Path, suffix: str, harm: str)
         list(reader)
 
 
+@pytest.mark.parametrize("bit", range(8))
+def test_damage_where_a_later_stream_of_bzip2_begins_is_no_end(tmp_path: Path, bit: int) -> None:
+    streams = [bz2.compress(b"".join(LINES[n : n + 100])) for n in range(0, 1_000, 100)]
+    data = bytearray(b"".join(streams))
+    data[len(streams[0]) + len(streams[1])] ^= 1 << bit
+    assert bz2.decompress(data) == b"".join(LINES[:200]), "the reason not to use it"
+    with (
+        open_raw(raw_file(tmp_path / "a.jsonl.bz2", bytes(data))) as reader,
+        pytest.raises(DataError, match=r"damaged \.bz2 data after line \d+: Invalid data stream"),
+    ):
+        list(reader)
+
+
+def test_foreign_bytes_after_bzip2_are_damage_and_zeros_are_not(tmp_path: Path) -> None:
+    data = bz2.compress(b"".join(LINES))
+    with open_raw(raw_file(tmp_path / "a.jsonl.bz2", data + bytes(300_000) + data)) as reader:
+        assert list(reader) == [*LINES, *LINES]
+    with (
+        open_raw(raw_file(tmp_path / "a.jsonl.bz2", data + b"foreign")) as reader,
+        pytest.raises(DataError, match=r"damaged \.bz2 data after line \d+: Invalid data stream"),
+    ):
+        list(reader)
+
+
+def zstd_frame(window_log: int, data: bytes) -> bytes:
+    """A frame of one stored block that claims a window of this size (RFC 8878, 3.1.1)."""
+    block = len(data) << 3 | 1
+    return (
+        b"\x28\xb5\x2f\xfd\0" + bytes([window_log - 10 << 3]) + block.to_bytes(3, "little") + data
+    )
+
+
+def test_a_zstd_frame_may_not_claim_any_memory(tmp_path: Path) -> None:
+    with open_raw(raw_file(tmp_path / "a.jsonl.zst", zstd_frame(27, b"1\n"))) as reader:
+        assert list(reader) == [b"1\n"]
+    with (
+        open_raw(raw_file(tmp_path / "a.jsonl.zst", zstd_frame(31, b"1\n"))) as reader,
+        pytest.raises(DataError, match=r"takes more than 128 MiB to unpack\n  .* without --long"),
+    ):
+        list(reader)
+
+
 @pytest.mark.parametrize("cut", [1, 4, 8, 9, 30])
 def test_gzip_is_read_to_its_checksum(tmp_path: Path, cut: int) -> None:
     data = gzip.compress(b"".join(LINES))

@@ -77,13 +77,20 @@ def test_links_devices_and_folders_are_left_out(tmp_path: Path) -> None:
 
 
 def test_members_that_are_no_lines_are_left_out_and_archives_named(tmp_path: Path) -> None:
-    members = {"README": b"x" * 700, "._a.jsonl": b"\0", "in/b.zip": b"PK", "a.jsonl": b"1\n"}
+    members = {
+        "README": b"x" * 700,
+        "._a.jsonl": b"\0",
+        "in/b.zip": b"PK",
+        "a.jsonl": b"1\n",
+        "d.json": b"1\n",
+    }
     (tmp_path / "dump.tar").write_bytes(tar_of(members))
     (raw,) = find_raw_files(tmp_path)
     with open_raw(raw) as reader:
         assert list(reader) == [b"1\n"]
         assert reader.warnings == [
-            f"{tmp_path}/dump.tar: files inside that must be unpacked first: in/b.zip"
+            f"{tmp_path}/dump.tar: not read of it: in/b.zip, d.json. Unpack the archive and what is"
+            " packed inside it; a .json file with a record on each line must be named .jsonl."
         ]
 
 
@@ -105,6 +112,34 @@ def test_a_missing_end_mark_is_a_warning(tmp_path: Path) -> None:
         assert reader.warnings == [
             f"{tmp_path}/dump.tar: no mark at the end of the archive; is it all there?"
         ]
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_archives_one_after_another_are_all_read(tmp_path: Path, suffix: str) -> None:
+    members = [{"a.jsonl": b"1\n"}, {"b.jsonl": b"2\n", "c.jsonl": b"3\n"}, {"d.jsonl": b"4\n"}]
+    path = tmp_path / f"dump.tar{suffix}"
+    path.write_bytes(b"".join(COMPRESSORS[suffix](tar_of(some)) for some in members))
+    (raw,) = find_raw_files(tmp_path)
+    with open_raw(raw) as reader:
+        assert list(reader) == [b"1\n", b"2\n", b"3\n", b"4\n"]
+        assert reader.bytes_read == path.stat().st_size
+        assert reader.warnings == []
+
+
+def test_what_follows_the_end_and_is_no_archive_is_counted(tmp_path: Path) -> None:
+    data = tar_of({"a.jsonl": b"1\n"})
+    (tmp_path / "dump.tar").write_bytes(data + b"foreign" * 1_000_000 + bytes(512))
+    (raw,) = find_raw_files(tmp_path)
+    with open_raw(raw) as reader:
+        assert list(reader) == [b"1\n"]
+        assert reader.warnings == [
+            f"{tmp_path}/dump.tar: 7,000,512 bytes after the end of the archive are no archive and"
+            " were not read"
+        ]
+    assert walked(data + bytes(100)) == {"a.jsonl": b"1\n"}
+    walk = TarWalk(io.BufferedReader(io.BytesIO(data + data[:1024])))
+    assert [name for name, _ in walk] == ["a.jsonl"] * 2
+    assert not walk.has_end
 
 
 def test_a_damaged_header_in_the_middle_is_no_end() -> None:

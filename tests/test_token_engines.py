@@ -3,6 +3,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from demo.train_tokenizer import FIXED_PIECES
 from tests.small_text import ENGLISH, VOCABULARY, tokenizer_config
 from tests.test_tokenizer import TRICKY, load_json, small_tokenizer
-from tokenizer import CodeLlamaTokenizer
+from tokenizer import CodeLlamaTokenizer, FlatIds
 from utils import token_engines
 from utils.config import Config
 from utils.errors import TokenizerError
@@ -286,6 +287,11 @@ def alter_id(monkeypatch: pytest.MonkeyPatch, sign: str, place: int, wrong_id: i
     alter(monkeypatch, change)
 
 
+def check(tokenizer: CodeLlamaTokenizer, texts: list[str]) -> None:
+    """Let the referee look at all that the engine gives."""
+    tokenizer.check_against_stock(texts, tokenizer.encode_flat(texts), range(len(texts)))
+
+
 def shown_ids(error: TokenizerError, engine: str) -> str:
     """The ids that an error shows for an engine."""
     line = next(line for line in error.what.splitlines() if line.startswith(f"  - {engine}"))
@@ -310,11 +316,11 @@ def test_a_difference_in_a_sample_shows_the_text(
 ) -> None:
     before = f"{ENGLISH} the qu"
     sample = ["fine", f"{before}\u2028een {ENGLISH}", ENGLISH]
-    tiny.check_against_stock(sample)
+    check(tiny, sample)
     place = len(tiny.encode(before))
     alter_id(monkeypatch, "\u2028", place, 9)
     with pytest.raises(TokenizerError) as caught:
-        tiny.check_against_stock(sample)
+        check(tiny, sample)
     what = caught.value.what
     assert f"text 1 of 3 at character {len(before)}: ..." in what
     assert r"the qu\u2028een" in what  # control characters are spelled out
@@ -323,14 +329,14 @@ def test_a_difference_in_a_sample_shows_the_text(
     assert shown_ids(caught.value, "fastokens").startswith(f"9, {second}, {third}")
     assert shown_ids(caught.value, "tokenizers").startswith(f"{first}, {second}, {third}")
     assert "--set tokenizer.engine=tokenizers" in caught.value.hint
-    tiny.check_against_stock([ENGLISH])
+    check(tiny, [ENGLISH])
 
 
 @pytest.mark.parametrize(("count", "shown"), [(-1, "the end"), (1, "9")])
 def test_ids_that_are_missing_or_too_many_are_a_difference(
     count: int, shown: str, monkeypatch: pytest.MonkeyPatch, tiny: CodeLlamaTokenizer
 ) -> None:
-    tiny.check_against_stock(["a river"])
+    check(tiny, ["a river"])
     alter(
         monkeypatch,
         lambda texts, result: (
@@ -339,17 +345,17 @@ def test_ids_that_are_missing_or_too_many_are_a_difference(
         ),
     )
     with pytest.raises(TokenizerError, match=r"text 0 of 1 at character \d: 'a river'") as caught:
-        tiny.check_against_stock(["a river"])
+        check(tiny, ["a river"])
     assert shown_ids(caught.value, "fastokens") == shown
 
 
 def test_a_border_at_the_wrong_place_is_a_difference(
     monkeypatch: pytest.MonkeyPatch, tiny: CodeLlamaTokenizer
 ) -> None:
-    tiny.check_against_stock(["a river", "a bridge"])
+    check(tiny, ["a river", "a bridge"])
     alter(monkeypatch, lambda texts, result: (result[0], result[1] + np.array([0, 1, 0])))
     with pytest.raises(TokenizerError, match="text 0 of 2"):
-        tiny.check_against_stock(["a river", "a bridge"])
+        check(tiny, ["a river", "a bridge"])
 
 
 def test_a_tokenizer_that_fastokens_gets_wrong_is_refused(tmp_path: Path) -> None:
@@ -359,6 +365,25 @@ def test_a_tokenizer_that_fastokens_gets_wrong_is_refused(tmp_path: Path) -> Non
     loaded = load_json(tmp_path / "orphans", tokenizer.to_str(), config)
     with pytest.raises(TokenizerError, match=r"fastokens .+ and tokenizers .+ encode a text diff"):
         loaded.encode_flat(["fine"])
+
+
+def test_the_slices_of_the_result_are_compared_and_no_others(tiny: CodeLlamaTokenizer) -> None:
+    texts = ["a river", "a bridge", "a library"]
+    ids, offsets = flat = tiny.encode_flat(texts)
+    ids[offsets[1]] = 9
+    tiny.check_against_stock(texts, flat, [])
+    tiny.check_against_stock(texts, flat, [0, 2])
+    with pytest.raises(TokenizerError, match="text 1 of 3 at character 0: 'a bridge'") as caught:
+        tiny.check_against_stock(texts, flat, [1, 2])
+    assert shown_ids(caught.value, "fastokens").startswith("9, ")
+
+
+@pytest.mark.parametrize("part", [slice(0, -1), slice(1, None)])
+def test_ids_of_fewer_texts_are_refused(part: slice, tiny: CodeLlamaTokenizer) -> None:
+    texts = ["a river", "a bridge", "a library"]
+    ids, offsets = tiny.encode_flat(texts)
+    with pytest.raises(TokenizerError, match=r"gives \d+ ids in 2 texts for 3 texts"):
+        tiny.check_against_stock(texts, FlatIds(ids, offsets[part]), [])
 
 
 # Which engine
@@ -377,7 +402,7 @@ def test_the_stock_engine_does_without_fastokens(
     found = stock.encode_flat([ENGLISH, *TRICKY])
     assert found.ids.tolist() == expected.ids.tolist()
     assert found.offsets.tolist() == expected.offsets.tolist()
-    stock.check_against_stock([ENGLISH])
+    check(stock, [ENGLISH])
     assert "engine:     tokenizers" in stock.summary()
     assert "engine:     fastokens" in tiny.summary()
 
@@ -387,7 +412,7 @@ def test_fastokens_that_is_not_installed_is_an_error(
 ) -> None:
     monkeypatch.setitem(sys.modules, "fastokens", None)
     message = "tokenizer.engine is fastokens, which cannot be imported"
-    for bulk in (tiny.encode_flat, tiny.encode_batch, tiny.check_against_stock):
+    for bulk in (tiny.encode_flat, tiny.encode_batch, partial(check, tiny)):
         with pytest.raises(TokenizerError, match=message) as caught:
             bulk([ENGLISH])
         assert "requirements.txt" in caught.value.hint
@@ -414,9 +439,11 @@ def test_every_piece_of_the_vocabulary_is_probed(
     compared: list[str] = []
     original = token_engines.check_equal
 
-    def spy(engine: Any, stock: Any, texts: Sequence[str], origin: str) -> None:
-        compared.extend(texts)
-        original(engine, stock, texts, origin)
+    def spy(
+        name: str, result: Any, stock: Any, texts: list[str], numbers: list[int], origin: str
+    ) -> None:
+        compared.extend(texts[number] for number in numbers)
+        original(name, result, stock, texts, numbers, origin)
 
     monkeypatch.setattr(token_engines, "check_equal", spy)
     tiny.encode_flat([])

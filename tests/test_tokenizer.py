@@ -564,6 +564,36 @@ def test_without_an_option_it_fetches_and_shows(
     assert (tmp_path / "saved" / INFO_FILE).is_file()
 
 
+def test_single_texts_and_the_summary_need_no_fastokens(
+    command: list[str],
+    tiny_tokenizer_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def probe(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(script, "bulk_engine", probe)
+    for options in (["--encode", "a"], ["--decode", "5"], ["--load", str(tiny_tokenizer_dir)]):
+        script.main([*command, *options])
+        script.main([*command, "--load", str(tiny_tokenizer_dir), *options])
+    assert "engine:     fastokens " in capsys.readouterr().out
+
+
+def test_what_was_saved_is_said_before_the_engine_is_tried(
+    command: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "fastokens", None)
+    with pytest.raises(TokenizerError, match="fastokens, which cannot be imported"):
+        script.main(command)
+    shown = capsys.readouterr()
+    assert f"saved in {tmp_path / 'saved'}" in shown.err
+    assert "vocabulary: 600 tokens" in shown.out
+
+
 def test_encode_and_decode_are_inverse(
     command: list[str], capsys: pytest.CaptureFixture[str], tiny: CodeLlamaTokenizer
 ) -> None:

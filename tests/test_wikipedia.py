@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from utils.cleaning.inputs.raw_files import BYTE_ORDER_MARK
 from utils.cleaning.records import wikipedia
+from utils.cleaning.records.nested_items import without_children
 from utils.cleaning.records.wikipedia import Article, BadLine, Dropped, read_record
 from utils.cleaning.rules.text_rules import CODE, HEADING
 
@@ -155,6 +157,40 @@ def test_items_nested_in_a_list_are_not_repeated() -> None:
     ]
 
 
+def test_a_hostile_list_is_read_at_once() -> None:
+    """Comparing each place of the first with the second would take hours."""
+    values = ["a" * 3_000_000, "a" * 1_500_000]
+    assert without_children(values) == values
+
+
+def test_long_lists_are_taken_apart() -> None:
+    items_below = [f"item {number} of a list that has many" for number in range(2_000)]
+    assert without_children([" ".join(["parent", *items_below]), *items_below])[0] == "parent"
+
+
+def test_the_own_text_of_sections_and_lists_is_read() -> None:
+    inner = {**items("one", "two"), "value": "A heading of a list: one two"}
+    record = page(
+        {**section("Abstract", paragraph("More.")), "value": "Lead."},
+        {**section("Use", inner), "value": "Own."},
+        {"type": "section", "name": "Alone", "value": "Only own."},
+        {"type": "section", "name": "References", "value": "Smith"},
+    )
+    assert lines_of(record) == [
+        *("Lead.", "More.", f"{HEADING}Use", "Own.", "A heading of a list:", "one", "two"),
+        *(f"{HEADING}Alone", "Only own."),
+    ]
+
+
+def test_long_lines_are_not_kept_in_memory() -> None:
+    tracemalloc.start()
+    for number in range(20):
+        read_record(line({"title": "T", "text": f"{number}" + "a" * 1_000_000}))
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 2_000_000
+
+
 def test_lists_within_items_are_read() -> None:
     inner = items("inside one", "inside two")
     outer = {"type": "list_item", "value": "outside inside one inside two", "has_parts": [inner]}
@@ -196,6 +232,9 @@ def test_marks_in_the_source_mean_nothing() -> None:
     [
         (page(section("Abstract", items("REDIRECT List of characters#Ross"))), "redirect"),
         ({"title": "R", "text": "#redirect [[Other page]]"}, "redirect"),
+        ({"title": "R", "text": "#Patrz [[Other page]]"}, "redirect"),
+        ({"title": "R", "text": "#تحويل [[Other page]]"}, "redirect"),
+        (page(abstract="WEITERLEITUNG Andere Seite"), "redirect"),
         (page(abstract="Squirrel steht für: A\nB"), "disambiguation"),
         (page(abstract="Parity may refer to:"), "disambiguation"),
         (page(abstract="It is a state. Bihar may also refer to :"), "disambiguation"),
@@ -225,6 +264,10 @@ def test_pages_that_are_no_articles_say_why(record: Json, reason: str) -> None:
         "The word may refer to many things in the theory of signs, as is said below.",
         "REDIRECTED was a film of 2014.",
         "#Selfie is a 2014 song by the Chainsmokers.",
+        "TAM 110 T7 B/BV is a family of 4x4 military trucks made by TAM.",
+        "PATRZ to a Polish reader means see.",
+        "OHJAUS : a Finnish album",
+        "تحويل فورييه عملية رياضية.",
     ],
 )
 def test_articles_that_look_like_others_are_kept(text: str) -> None:

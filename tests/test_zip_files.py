@@ -86,8 +86,9 @@ def test_members_that_are_no_lines_are_left_out(
     assert read(tmp_path, zip_of(members)) == LINES
     said = capfd.readouterr().err
     assert said == (
-        f"warning: {tmp_path}/dump.zip: files inside that must be unpacked first:"
-        " folder/inner.tar.gz, part.parquet\n"
+        f"warning: {tmp_path}/dump.zip: not read of it: folder/inner.tar.gz, part.parquet. Unpack"
+        " the archive and what is packed inside it; a .json file with a record on each line must be"
+        " named .jsonl.\n"
     )
 
 

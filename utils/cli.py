@@ -26,7 +26,7 @@ def script_parser(description: str) -> argparse.ArgumentParser:
         type=Path,
         default=DEFAULT_CONFIG_PATH,
         metavar="PATH",
-        help="configuration file (default: config.json beside the script)",
+        help="configuration file (default: config.json beside the scripts)",
     )
     parser.add_argument(
         "--set",

@@ -1,13 +1,14 @@
 """Text to ids in bulk: fastokens, and the stock tokenizers library as its referee.
 
 fastokens is many times faster, and young. So it is compared with the stock tokenizer, on all kinds
-of text and on every piece of the vocabulary before its first batch, and on any text that
+of text and on every piece of the vocabulary before its first batch, and on any result that
 `check_equal` is given; a difference is an error, and nothing takes its place unasked.
 """
 
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import NoReturn, Protocol
 
 import numpy as np
@@ -58,7 +59,7 @@ RawIds = tuple[NDArray[np.uint32], NDArray[np.int64]]
 
 
 class Engine(Protocol):
-    name: str  # with its version, for people
+    name: str  # as of engine_label
 
     def encode(self, texts: Sequence[str]) -> RawIds:
         """All ids of all texts in one array, and its shape (texts + 1,) borders between them.
@@ -68,6 +69,14 @@ class Engine(Protocol):
         """
 
 
+def engine_label(name: EngineName) -> str:
+    """The name of an engine, which is its package's, with the version, for people."""
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"{name}, not installed"
+
+
 class StockEngine:
     """The tokenizers library, whose ids are the right ones.
 
@@ -75,7 +84,7 @@ class StockEngine:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self.name = f"tokenizers {version('tokenizers')}"
+        self.name = engine_label("tokenizers")
         self._tokenizer = tokenizer
 
     def encode(self, texts: Sequence[str]) -> RawIds:
@@ -123,7 +132,7 @@ class FastEngine:
             ) from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.name = f"fastokens {version('fastokens')}"
+        self.name = engine_label("fastokens")
 
     def encode(self, texts: Sequence[str]) -> RawIds:
         try:
@@ -141,32 +150,59 @@ def bulk_engine(name: EngineName, stock: StockEngine, content: bytes, origin: st
     if name == "tokenizers":
         return stock
     engine = FastEngine(content, origin)
-    check_equal(engine, stock, [*PROBES, *stock.every_piece()], origin)
+    texts = [*PROBES, *stock.every_piece()]
+    check_equal(engine.name, engine.encode(texts), stock, texts, range(len(texts)), origin)
     return engine
 
 
-def check_equal(engine: Engine, stock: StockEngine, texts: Sequence[str], origin: str) -> None:
-    """Raise TokenizerError, showing the text, if the two encode any of `texts` differently."""
-    (ids, offsets), (stock_ids, stock_offsets) = engine.encode(texts), stock.encode(texts)
-    if np.array_equal(offsets, stock_offsets) and np.array_equal(ids, stock_ids):
-        return
-    for number, text in enumerate(texts):
-        found = ids[offsets[number] : offsets[number + 1]].tolist()
-        right = stock_ids[stock_offsets[number] : stock_offsets[number + 1]].tolist()
-        if found != right:
-            pairs = zip(found, right, strict=False)
-            index = next(
-                (i for i, (a, b) in enumerate(pairs) if a != b), min(len(found), len(right))
+def check_equal(
+    name: str,
+    result: tuple[NDArray[np.unsignedinteger], NDArray[np.int64]],
+    stock: StockEngine,
+    texts: Sequence[str],
+    numbers: Sequence[int],
+    origin: str,
+) -> None:
+    """Raise TokenizerError, showing the text, if `stock` encodes one of these texts differently.
+
+    `result` is what the engine called `name` gave for all `texts`; those of `numbers` are compared.
+    """
+    ids, offsets = result
+    if len(offsets) != len(texts) + 1 or offsets[0] != 0 or offsets[-1] != len(ids):
+        raise TokenizerError(
+            f"{origin}: {name} gives {len(ids):,} ids in {len(offsets) - 1:,} texts for"
+            f" {len(texts):,} texts, which end at {offsets[-1:].tolist()}",
+            USE_STOCK,
+        )
+    stock_ids, stock_offsets = stock.encode([texts[number] for number in numbers])
+    for number, (start, end) in zip(numbers, pairwise(stock_offsets.tolist()), strict=True):
+        found, right = ids[offsets[number] : offsets[number + 1]], stock_ids[start:end]
+        if not np.array_equal(found, right):
+            where = f"text {number} of {len(texts)}"
+            _raise_difference(
+                name, found.tolist(), stock, right.tolist(), texts[number], where, origin
             )
-            position = stock.position_of(text, index)
-            raise TokenizerError(
-                f"{origin}: {engine.name} and {stock.name} encode a text differently, text"
-                f" {number} of {len(texts)} at character {position}: {_around(text, position)}\n"
-                f"  - {engine.name}: {_ids_around(found, index)}\n"
-                f"  - {stock.name}: {_ids_around(right, index)}",
-                USE_STOCK,
-            )
-    raise AssertionError("the texts are all equal, so their ids are")
+
+
+def _raise_difference(
+    name: str,
+    found: list[int],
+    stock: StockEngine,
+    right: list[int],
+    text: str,
+    where: str,
+    origin: str,
+) -> NoReturn:
+    pairs = enumerate(zip(found, right, strict=False))
+    index = next((i for i, (a, b) in pairs if a != b), min(len(found), len(right)))
+    position = stock.position_of(text, index)
+    raise TokenizerError(
+        f"{origin}: {name} and {stock.name} encode a text differently, {where} at character"
+        f" {position}: {_around(text, position)}\n"
+        f"  - {name}: {_ids_around(found, index)}\n"
+        f"  - {stock.name}: {_ids_around(right, index)}",
+        USE_STOCK,
+    )
 
 
 def _around(text: str, position: int) -> str:

@@ -74,6 +74,16 @@ class TokenFile(_Record):
     tokens_array: StoredArray
     documents_array: StoredArray
 
+    @property
+    def text_tokens(self) -> int:
+        """Tokens without <s> and </s>."""
+        return self.tokens - SPECIAL_TOKENS * self.articles
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of both arrays."""
+        return self.tokens_array.size_bytes + self.documents_array.size_bytes
+
 
 class Recipe(_Record):
     """What decides the windows, beside the text."""
@@ -126,7 +136,17 @@ class DatasetMetadata(Recipe):
     @property
     def text_tokens(self) -> int:
         """Tokens without <s> and </s>."""
-        return self.tokens - SPECIAL_TOKENS * self.articles
+        return sum(file.text_tokens for file in self.files)
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Of the text, as `characters_per_token`."""
+        return self.utf8_bytes / max(self.text_tokens, 1)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of all arrays."""
+        return sum(file.disk_bytes for file in self.files)
 
     @property
     def recipe(self) -> Recipe:

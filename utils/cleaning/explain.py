@@ -6,6 +6,7 @@ from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
 
+from utils.cleaning.file_cleaner import reason_too_short
 from utils.cleaning.inputs.raw_files import RawFile, find_raw_files
 from utils.cleaning.inputs.raw_reader import open_raw
 from utils.cleaning.records.structured import sections_left_out
@@ -15,7 +16,7 @@ from utils.cleaning.records.wikipedia import (
     Dropped,
     read_record,
 )
-from utils.cleaning.rules.text_cleaner import Change, changes_of, clean_all
+from utils.cleaning.rules.text_cleaner import Change, CleanText, changes_of, clean_all
 from utils.cleaning.rules.text_rules import CODE, HEADING
 from utils.errors import DataError
 
@@ -23,23 +24,28 @@ _WORDS_AROUND = 3  # shown on either side of a change
 _SHOWN_PLACES = 5  # of each rule
 
 
-def explain(path: Path, number: int) -> str:
+def explain(path: Path, number: int, min_characters: int) -> str:
     """What happens to record `number` of a raw file, its line or row, counted from 1.
 
-    The path of a member of an archive is "dump.zip!part_0.jsonl". Raises DataError if there is
-    no such file or record.
+    Articles of fewer than `min_characters` are dropped. The path of a member of a zip archive is
+    "dump.zip!part_0.jsonl". Raises DataError if there is no such file or record.
     """
     head = f"record {number:,} of {path}"
     try:
-        record, line = article_of(path, number)
+        record, line = read_record_at(path, number)
     except BadLine as error:
         return f"{head}\nno record ({error.kind}): {error.detail}"
     if isinstance(record, Dropped):
         return f"{head}\ndropped: {record.reason}"
-    return f"{head}\n\n" + "\n".join(_sections(record, sections_left_out(line)))
+    plain = () if record.is_parsed else (0,)
+    cleaned = clean_all([(record.title, record.lines)], plain)[0]
+    reason = reason_too_short(cleaned, min_characters)
+    verdict = f"\ndropped: {reason}" if reason else ""
+    shown = "\n".join(_sections(record, cleaned, sections_left_out(line)))
+    return f"{head}{verdict}\n\n{shown}"
 
 
-def article_of(path: Path, number: int) -> tuple[Article | Dropped, bytes]:
+def read_record_at(path: Path, number: int) -> tuple[Article | Dropped, bytes]:
     """A record as it is read, and its line. Raises DataError as `explain` does, or BadLine."""
     line = _line(_raw_file(path), number)
     return read_record(line), line
@@ -50,11 +56,16 @@ def _raw_file(path: Path) -> RawFile:
     found = find_raw_files(path.parent) if (path.parent / archive).is_file() else []
     raw_files = [raw for raw in found if raw.path.name == archive]
     for raw in raw_files:
-        if raw.name == path.name or len(raw_files) == 1:
+        if path.name == raw.name or (path.name == archive and len(raw_files) == 1):
             return raw
     if raw_files:
         names = ", ".join(raw.name for raw in raw_files[:3])
-        raise DataError(f"{path}: holds {len(raw_files)} files", f"Name one of them: {names} ...")
+        if path.name == archive:
+            what = f"holds {len(raw_files)} files"
+        else:
+            what = f"no such file in {archive} that could be named alone"
+        more = " ..." * (len(raw_files) > 3)
+        raise DataError(f"{path}: {what}", f"Name one that cleaner.py reads: {names}{more}")
     raise DataError(f"{path}: no such raw file", "Name one that cleaner.py reads.")
 
 
@@ -66,13 +77,13 @@ def _line(raw: RawFile, number: int) -> bytes:
     return line
 
 
-def _sections(article: Article, left_out: list[str]) -> Iterator[str]:
-    cleaned = clean_all([(article.title, article.lines)])[0]
+def _sections(article: Article, cleaned: CleanText, left_out: list[str]) -> Iterator[str]:
     yield from ("--- before", article.title, *_readable(article.lines), "")
     yield from ("--- after", cleaned.title, cleaned.body, "")
     yield f"--- {len(left_out)} sections left out"
     yield from left_out
-    changes = sorted(changes_of(article.title, article.lines), key=attrgetter("rule.name"))
+    changes = changes_of(article.title, article.lines, article.is_parsed)
+    changes.sort(key=attrgetter("rule.name"))
     yield f"\n--- {len(changes)} changes"
     for name, group in groupby(changes, attrgetter("rule.name")):
         places = [place for change in group for place in places_of(change)]

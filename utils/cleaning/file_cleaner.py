@@ -15,18 +15,21 @@ from utils.articles import (
     text_path_of,
     write_marker,
 )
+from utils.cleaning.duplicates.dropped_lines import REPORT_BYTES
 from utils.cleaning.duplicates.pages import PageIndex, read_pages
 from utils.cleaning.inputs.raw_files import RawFile
 from utils.cleaning.inputs.raw_reader import RawReader, open_raw
 from utils.cleaning.records.wikipedia import Article, BadLine, Dropped, read_record
-from utils.cleaning.rules.text_cleaner import clean_all
+from utils.cleaning.rules.text_cleaner import CleanText, clean_all
 from utils.cleaning.rules.text_rules import CLEANER_VERSION
 from utils.errors import DataError
 from utils.files import atomic_write
 
-REPORT_BYTES = 1 << 20  # between two calls of `report`
 BATCH_CHARACTERS = 1 << 19  # cleaned at once: enough to make one article's share of calls small
-_HOPELESS_LINES = 1_000  # bad ones, and not one good: another format, so do not read it to its end
+# That many bad lines and not one good, where less than half may be bad: the file is of another
+# format and need not be read to its end.
+_HOPELESS_LINES = 1_000
+_HOPELESS_SHARE = 0.5
 
 
 @dataclass
@@ -119,7 +122,8 @@ def clean_file(
 
     `report(bytes_read, articles)` is called about every REPORT_BYTES, and may raise to stop.
     Raises DataError if the file cannot be read or too many lines are bad, and OSError naming the
-    text if it cannot be written; leaves nothing under a final name then.
+    text if it cannot be written. An older text may stay then, but without its marker, and so as
+    one that is not finished; where `raw` cannot be opened, all stays as it was.
     """
     text_path = text_path_of(cleaned_dir, raw.stem)
     counts = Counts()
@@ -195,8 +199,8 @@ def _clean_lines(
         except BadLine as error:
             counts.bad(reader.place, error)
             counts.records += error.kind != "blank"
-            if counts.lost == counts.records >= _HOPELESS_LINES:
-                break
+            if counts.lost == counts.records == _HOPELESS_LINES:
+                _check_beginning(reader.raw, counts, settings.max_bad_share)
             continue
         finally:
             del line  # it may have megabytes, and so may the next
@@ -209,6 +213,14 @@ def _clean_lines(
             break
     batch.write()
     report(reader.bytes_read, writer.articles)
+
+
+def reason_too_short(cleaned: CleanText, min_characters: int) -> str | None:
+    """Why an article is dropped after it was cleaned, as it is counted, or None."""
+    if not cleaned.lines:
+        return "empty"
+    characters = len(cleaned.title) + sum(map(len, cleaned.lines)) + len(cleaned.lines)
+    return "too_short" if characters < min_characters else None
 
 
 class _Batch:
@@ -232,15 +244,15 @@ class _Batch:
 
     def write(self) -> None:
         """Clean and write those that wait, and count what happened to them."""
-        texts = clean_all([(article.title, article.lines) for article in self._articles])
+        plain = {n for n, article in enumerate(self._articles) if not article.is_parsed}
+        texts = clean_all([(article.title, article.lines) for article in self._articles], plain)
         kept: list[list[str]] = []
         pages: list[bytes] = []
         rules: list[str] = []
         for article, cleaned in zip(self._articles, texts, strict=True):
             paragraphs = [cleaned.title, *cleaned.lines]
-            characters = sum(map(len, paragraphs)) + len(cleaned.lines)
-            if not cleaned.lines or characters < self._settings.min_characters:
-                self._counts.dropped["too_short" if cleaned.lines else "empty"] += 1
+            if reason := reason_too_short(cleaned, self._settings.min_characters):
+                self._counts.dropped[reason] += 1
             else:
                 rules += cleaned.rules
                 kept.append(paragraphs)
@@ -252,13 +264,23 @@ class _Batch:
         self._characters = 0
 
 
+def _check_beginning(raw: RawFile, counts: Counts, max_bad_share: float) -> None:
+    """Raises DataError where good lines are not to be expected after so many bad ones."""
+    if max_bad_share < _HOPELESS_SHARE:
+        raise _too_many_bad(raw, counts, max_bad_share, "the first ")
+
+
 def _check_bad_share(raw: RawFile, counts: Counts, max_bad_share: float) -> None:
-    if counts.lost <= max_bad_share * counts.records:
-        return
+    if counts.lost > max_bad_share * counts.records:
+        raise _too_many_bad(raw, counts, max_bad_share)
+
+
+def _too_many_bad(raw: RawFile, counts: Counts, max_bad_share: float, of: str = "") -> DataError:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts.bad_lines.most_common())
     firsts = "\n".join(f"  first {kind}: {first}" for kind, first in counts.first_bad.items())
-    raise DataError(
-        f"{raw}: {counts.lost:,} of {counts.records:,} lines are no records ({kinds})\n{firsts}",
+    return DataError(
+        f"{raw}: {counts.lost:,} of {of}{counts.records:,} lines are no records ({kinds})\n"
+        f"{firsts}",
         f"cleaner.max_bad_share allows {max_bad_share:.1%}. The file may be damaged, or of another"
         " format.",
     )

@@ -1,10 +1,11 @@
 """report.html of a dataset: what is in it, what it was made of, and how it reads."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from utils.articles import CleanedMarker, stem_of
+from utils.cleaning.duplicates.comparison import DUPLICATE_TEXT, OLDER_COPY
 from utils.files import atomic_write, format_bytes
 from utils.reports.markup import (
     Html,
@@ -20,10 +21,11 @@ from utils.reports.markup import (
 )
 from utils.reports.token_sections import lengths_section, tokens_section
 from utils.reports.window_samples import windows_section
-from utils.token_files import SPECIAL_TOKENS, DatasetMetadata, TokenFile
+from utils.token_files import DatasetMetadata, TokenFile
 from utils.token_statistics import TokenStatistics
 
 REPORT_NAME = "report.html"
+_BLANK = "blank"  # the kind of a bad line that was none
 
 
 def write_report(
@@ -41,7 +43,7 @@ def write_report(
     dataset makes the same bytes. Raises DatasetError if a file of tokens is not the one it was.
     """
     counted = (statistics.articles, statistics.characters.total, statistics.tokens.total)
-    assert counted == (metadata.articles, metadata.characters, _text_tokens(metadata))
+    assert counted == (metadata.articles, metadata.characters, metadata.text_tokens)
     stems = {file.stem for file in metadata.files}
     used = [marker for path, marker in markers.items() if stem_of(path) in stems]
     name = dataset_dir.absolute().name
@@ -62,26 +64,16 @@ def write_report(
     return path
 
 
-def _text_tokens(counted: DatasetMetadata | TokenFile) -> int:
-    """Tokens without the <s> and </s> around each article."""
-    return counted.tokens - SPECIAL_TOKENS * counted.articles
-
-
-def _disk_bytes(files: Iterable[TokenFile]) -> int:
-    return sum(file.tokens_array.size_bytes + file.documents_array.size_bytes for file in files)
-
-
 def _totals(metadata: DatasetMetadata) -> Html:
-    text_tokens = max(_text_tokens(metadata), 1)
     tiles = {
         "files": f"{len(metadata.files):,}",
         "articles": f"{metadata.articles:,}",
         "tokens": f"{metadata.tokens:,}",
         "windows": f"{metadata.windows:,}",
         "characters per token": f"{metadata.characters_per_token:.2f}",
-        "bytes per token": f"{metadata.utf8_bytes / text_tokens:.2f}",
+        "bytes per token": f"{metadata.bytes_per_token:.2f}",
         "text": format_bytes(metadata.utf8_bytes),
-        "on disk": format_bytes(_disk_bytes(metadata.files)),
+        "on disk": format_bytes(metadata.disk_bytes),
     }
     return tag(
         "dl",
@@ -117,23 +109,29 @@ def _cleaning(metadata: DatasetMetadata, markers: Sequence[CleanedMarker]) -> Ht
     articles = sum(marker.articles for marker in markers)
     lines = Counter({"kept": articles})
     rules: Counter[str] = Counter()
+    cleaned = articles  # before duplicates were dropped
     for marker in markers:
         lines.update(marker.dropped)
-        lines.update({f"{kind} (unreadable)": count for kind, count in marker.bad_lines.items()})
+        lines.update(_unreadable(marker))
         rules.update(marker.rules)
+        cleaned += sum(marker.dropped.get(reason, 0) for reason in (OLDER_COPY, DUPLICATE_TEXT))
     parts = [
         tag("div", tag("h3", heading), tag("p", note), bar_table(_ranked(counts, total)))
         for heading, note, counts, total in (
             ("Records", "What became of the lines of the raw files.", lines, lines.total()),
             (
                 "Rules that fired",
-                "Articles that a rule changed, dropped duplicates too; shares are of those kept.",
+                f"Articles that a rule changed, of all {cleaned:,} that were cleaned, dropped"
+                " duplicates too.",
                 rules,
-                articles,
+                cleaned,
             ),
         )
     ]
     notes = []
+    blank = sum(marker.bad_lines.get(_BLANK, 0) for marker in markers)
+    if blank:
+        notes.append(f"{blank:,} blank lines of the raw files are not counted.")
     repeated = sum(m.duplicate_texts for m in markers if not m.settings.drop_duplicate_texts)
     if repeated:
         notes.append(f"{repeated:,} of the kept articles have the text of an earlier one.")
@@ -147,6 +145,13 @@ def _cleaning(metadata: DatasetMetadata, markers: Sequence[CleanedMarker]) -> Ht
     )
 
 
+def _unreadable(marker: CleanedMarker) -> dict[str, int]:
+    """Lines that may have been articles; a blank one was none."""
+    return {
+        f"{kind} (unreadable)": count for kind, count in marker.bad_lines.items() if kind != _BLANK
+    }
+
+
 def _ranked(counts: Counter[str], total: int) -> list[tuple[str, int, float]]:
     """Most frequent first; of equals, in the order of the alphabet."""
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
@@ -158,8 +163,8 @@ def _ranked(counts: Counter[str], total: int) -> list[tuple[str, int, float]]:
 def _files(metadata: DatasetMetadata) -> Html:
     header = ["file", "articles", "tokens", "characters per token", "unknown", "windows", "on disk"]
 
-    def row(name: str, counted: DatasetMetadata | TokenFile, disk_bytes: int) -> list[str]:
-        text_tokens = max(_text_tokens(counted), 1)
+    def row(name: str, counted: DatasetMetadata | TokenFile) -> list[str]:
+        text_tokens = max(counted.text_tokens, 1)
         return [
             name,
             f"{counted.articles:,}",
@@ -167,9 +172,9 @@ def _files(metadata: DatasetMetadata) -> Html:
             f"{counted.characters / text_tokens:.2f}",
             format_share(counted.unknown_tokens / text_tokens),
             f"{counted.windows:,}",
-            format_bytes(disk_bytes),
+            format_bytes(counted.disk_bytes),
         ]
 
-    rows = [row(visible(file.stem), file, _disk_bytes([file])) for file in metadata.files]
-    rows.append(row("all", metadata, _disk_bytes(metadata.files)))
+    rows = [row(visible(file.stem), file) for file in metadata.files]
+    rows.append(row("all", metadata))
     return section("Files", table(header, rows, last_is_total=True))

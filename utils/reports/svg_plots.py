@@ -74,10 +74,12 @@ def linear_ticks(low: float, high: float) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten; on a short axis, twice and five times them, too.
+    """Powers of ten; on a short axis, twice and five times them, too; on a very short one, others.
 
     >>> log_ticks(3, 20_000), log_ticks(30, 600)
     ([10.0, 100.0, 1000.0, 10000.0], [50.0, 100.0, 200.0, 500.0])
+    >>> log_ticks(120, 180)
+    [120.0, 130.0, 140.0, 150.0, 160.0, 170.0, 180.0]
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1,), (1, 2, 5)):
@@ -85,7 +87,9 @@ def log_ticks(low: float, high: float) -> list[float]:
         ticks = [value for value in values if low <= value <= high]
         if len(ticks) > 2:
             break
-    return ticks[:: -(-len(ticks) // (2 * MOST_TICKS)) or 1]
+    if len(ticks) < 2:
+        return linear_ticks(low, high)
+    return ticks[:: -(-len(ticks) // (2 * MOST_TICKS))]
 
 
 @dataclass

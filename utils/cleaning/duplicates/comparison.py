@@ -21,7 +21,7 @@ from utils.terminal import Progress
 
 OLDER_COPY = "older_copy"  # why an article is dropped, as markers count it
 DUPLICATE_TEXT = "duplicate_text"
-_RULES_VERSION = 1  # raise it with any change of what is a duplicate, or which of them stays
+_RULES_VERSION = 2  # raise it with any change of what is a duplicate, or which of them stays
 _DIGEST_WORDS = 2  # of 64 bits
 
 

@@ -18,18 +18,35 @@ def older_copies(entries: Entries) -> BoolArray:
     """For each article, whether a copy of its page is there that is to stay instead.
 
     Of one site's articles with one identifier the highest revision stays, of these the latest
-    date, of these the first. An article that does not say which page it is has no copies.
+    date, of these the first. One with neither may have a number of a line for its identifier: it
+    is a copy only of an article that has its address too. An article that does not say which page
+    it is has no copies.
     """
     numbers = np.flatnonzero(entries["site"])
     pages = entries["identifier"][numbers] * _ODD ^ entries["site"][numbers]
     numbers = numbers[_occurring_again(pages)]  # few, as a rule
-    site, identifier, revision, modified = (
-        entries[name][numbers] for name in ("site", "identifier", "revision", "modified")
-    )
-    # The last key counts first; ~ and - turn an order around, and equals stay in theirs.
-    order = np.lexsort((-modified, ~revision, identifier, site))
-    repeated = _like_previous(site[order]) & _like_previous(identifier[order])
-    return _marked(numbers[order[repeated]], len(entries))
+    is_dated = (entries["revision"] != 0) | (entries["modified"] != 0)
+    behind = _behind_newer(entries, numbers[is_dated[numbers]], ("site", "identifier"))
+    older = _marked(behind, len(entries))
+    if not is_dated[numbers].all():
+        named = numbers[entries["address"][numbers] != 0]
+        behind = _behind_newer(entries, named, ("site", "identifier", "address"))
+        older[behind[~is_dated[behind]]] = True
+    return older
+
+
+def _behind_newer(
+    entries: Entries, numbers: NDArray[np.int64], same: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Those of `numbers` that are like a newer one, or an earlier one as new, by fields `same`."""
+    fields = [entries[name][numbers] for name in same]
+    # ~ and - turn an order around; what has neither is last, behind dates before 1970 too.
+    revision, modified = ~entries["revision"][numbers], -entries["modified"][numbers]
+    modified[modified == 0] = np.inf
+    # The last key counts first, and equals stay in their order.
+    order = np.lexsort((modified, revision, *fields))
+    repeated = np.logical_and.reduce([_like_previous(field[order]) for field in fields])
+    return numbers[order[repeated]]
 
 
 def alike(entries: Entries, among: BoolArray) -> BoolArray:

@@ -1,6 +1,6 @@
 """What identifies a wiki's page, and the index of a cleaned text's pages, by which they compare.
 
-`cleaned_<stem>.pages` holds an entry of 40 bytes (ENTRY) for each article that was cleaned, in
+`cleaned_<stem>.pages` holds an entry of 48 bytes (ENTRY) for each article that was cleaned, in
 their order; those that were dropped as duplicates since then keep theirs.
 """
 
@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from utils.articles import CleanedMarker, pages_path_of
@@ -24,6 +25,7 @@ ENTRY = np.dtype(
     [
         ("site", "<u8"),  # a hash of the host; 0: nothing says which page it is
         ("identifier", "<u8"),
+        ("address", "<u8"),  # a hash of what the URL has behind the host; 0: nothing
         ("revision", "<u8"),  # 0: unknown
         ("modified", "<f8"),  # seconds since 1970, where the revision is unknown; 0: unknown too
         ("sample", "<u8"),  # the same for the same text, and different for nearly all others
@@ -31,7 +33,7 @@ ENTRY = np.dtype(
 )
 Entries = NDArray[Any]  # (articles,) of ENTRY
 
-_PAGE = struct.Struct("<QQQd")  # an entry without its sample, which is of the text
+_PAGE = struct.Struct("<QQQQd")  # an entry without its sample, which is of the text
 _SAMPLE = struct.Struct("<II")
 assert ENTRY.itemsize == _PAGE.size + _SAMPLE.size
 NO_PAGE = bytes(_PAGE.size)
@@ -62,10 +64,11 @@ def page_of(
     number = _number(identifier)
     if number is None:
         number = _hash(str(identifier))
+    address = _address(url[path_begin:]) if path_begin >= 0 else 0
     newness = _number(revision)
     if newness:
-        return _PAGE.pack(site, number, newness, 0.0)
-    return _PAGE.pack(site, number, 0, _seconds(modified) if modified else 0.0)
+        return _PAGE.pack(site, number, address, newness, 0.0)
+    return _PAGE.pack(site, number, address, 0, _seconds(modified) if modified else 0.0)
 
 
 @lru_cache(maxsize=1024)
@@ -77,9 +80,15 @@ def _site(address: str) -> int:
     return _hash(host) if host else 0
 
 
+def _address(path: str) -> int:
+    """The same for "/wiki/A_%26_B" and "/wiki/A & B"; 0 for "/", which names no page."""
+    if "%" in path:
+        path = unquote(path)
+    return _hash(path.replace(" ", "_")) if path != "/" else 0
+
+
 def _hash(text: str) -> int:
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") or 1
+    return xxhash.xxh3_64_intdigest(text.encode()) or 1
 
 
 def _number(value: int | str | None) -> int | None:

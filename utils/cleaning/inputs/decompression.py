@@ -1,7 +1,8 @@
 """The bytes of stored files, counted and hashed as they are read, and bounded decompression.
 
-A decompressor makes no more bytes at a time than are asked for, whatever the data claims: 1 kB
-can stand for a gigabyte. Damage raises one of DAMAGE, an early end too.
+A decompressor makes some megabytes at a time at most, whatever the data claims: 1 kB can stand for
+a gigabyte. Zstandard keeps a window of up to 128 MiB beside them, for data packed with --long.
+Damage raises one of DAMAGE, an early end too; sound data that is not read, NotReadError.
 """
 
 import bz2
@@ -16,11 +17,20 @@ BUFFER_BYTES = 1 << 20
 RAW_DEFLATE = "deflate"
 _STORED_CHUNK_BYTES = 1 << 17
 _ZSTD_CHUNK_BYTES = 512  # at most 128 blocks of 4 bytes, each of which makes 128 kB
-_MAX_ZSTD_WINDOW_BYTES = 1 << 31  # what `zstd --long=31` needs
+_MAX_ZSTD_WINDOW_BYTES = 1 << 27  # zstd's own default; a frame may claim 2 GiB
+_ZSTD_WINDOW_ERROR = "Frame requires too much memory"  # of zstd's error_private.c
 
 
 class DamagedDataError(Exception):
     """Data that is not what its archive says it is."""
+
+
+class NotReadError(Exception):
+    """Sound data of a kind that is not read; `hint` says what to do."""
+
+    def __init__(self, what: str, hint: str) -> None:
+        super().__init__(what)
+        self.hint = hint
 
 
 DAMAGE = (DamagedDataError, EOFError, OSError, zlib.error, zstandard.ZstdError)
@@ -87,6 +97,41 @@ class _Inflated(io.RawIOBase):
         return len(data)
 
 
+class _Unbz2(io.RawIOBase):
+    """Decompresses bzip2 streams; unlike BZ2File, one that is damaged does not end the data."""
+
+    def __init__(self, stored: io.BufferedReader) -> None:
+        self._stored = stored
+        self._stream = bz2.BZ2Decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
+        data = b""
+        while not data:
+            stored = b""
+            if self._stream.eof:
+                stored = self._next_stream()
+                if not stored:
+                    return 0
+                self._stream = bz2.BZ2Decompressor()
+            elif self._stream.needs_input:
+                stored = self._stored.read(_STORED_CHUNK_BYTES)
+                if not stored:
+                    raise EOFError("the data ends in the middle of a stream")
+            data = self._stream.decompress(stored, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _next_stream(self) -> bytes:
+        """What follows the stream that ended, without the zeros that fill up a block."""
+        rest = self._stream.unused_data.lstrip(b"\0")
+        while not rest and (stored := self._stored.read(_STORED_CHUNK_BYTES)):
+            rest = stored.lstrip(b"\0")
+        return rest
+
+
 class _Unzstd(io.RawIOBase):
     """Decompresses zstd frames; unlike zstandard's stream_reader, a cut file is an EOFError."""
 
@@ -108,11 +153,22 @@ class _Unzstd(io.RawIOBase):
                 self._frame = self._decompressor.decompressobj()
             elif not stored:
                 raise EOFError("the data ends in the middle of a frame")
-            self._ready = memoryview(self._frame.decompress(stored))
+            self._ready = memoryview(self._decompress(stored))
         count = min(len(buffer), len(self._ready))
         buffer[:count] = self._ready[:count]
         self._ready = self._ready[count:]
         return count
+
+    def _decompress(self, stored: bytes) -> bytes:
+        try:
+            return self._frame.decompress(stored)
+        except zstandard.ZstdError as error:
+            if _ZSTD_WINDOW_ERROR not in str(error):
+                raise
+            raise NotReadError(
+                f"zstd data that takes more than {_MAX_ZSTD_WINDOW_BYTES >> 20} MiB to unpack",
+                "Unpack it with `zstd -d --long=31`, and pack it again without --long.",
+            ) from None
 
 
 class Checked(io.RawIOBase):
@@ -152,7 +208,7 @@ _GZIP_BITS = 16 + zlib.MAX_WBITS
 DECOMPRESSORS: dict[str, Callable[[io.BufferedReader], io.BufferedReader]] = {
     "": lambda stored: stored,
     ".gz": lambda stored: buffered(_Inflated(stored, _GZIP_BITS)),
-    ".bz2": lambda stored: io.BufferedReader(bz2.BZ2File(stored), BUFFER_BYTES),
+    ".bz2": lambda stored: buffered(_Unbz2(stored)),
     ".zst": lambda stored: buffered(_Unzstd(stored)),
     RAW_DEFLATE: lambda stored: buffered(_Inflated(stored, _RAW_BITS)),
 }

@@ -69,8 +69,7 @@ class ParquetReader(RawReader):
 
 def _lines_of(batch: pa.RecordBatch) -> Iterator[bytes]:
     try:
-        columns = [column.cast(_plain(column.type), safe=False) for column in batch.columns]
-        values = [column.to_pylist() for column in columns]
+        values = [_values(name, batch.column(name)) for name in batch.schema.names]
     except UnicodeDecodeError:
         if batch.num_rows == 1:
             yield _UNDECODABLE
@@ -84,6 +83,23 @@ def _lines_of(batch: pa.RecordBatch) -> Iterator[bytes]:
             name: field for name, field in zip(names, fields, strict=True) if field is not None
         }
         yield msgspec.json.encode(record) + b"\n"
+
+
+def _values(name: str, column: Any) -> list[Any]:
+    """A column's values; those that Python cannot hold, such as the year 20,000, as text."""
+    try:
+        values: list[Any] = column.cast(_plain(column.type), safe=False).to_pylist()
+        return values
+    except (pa.ArrowException, UnicodeDecodeError):
+        raise
+    except (OverflowError, ValueError) as error:
+        if len(column) > 1:
+            return [_values(name, column.slice(row, 1))[0] for row in range(len(column))]
+        try:
+            values = column.cast(pa.string()).to_pylist()
+        except pa.ArrowNotImplementedError:
+            raise DamagedDataError(f"column {name}: a value out of range: {error}") from None
+        return values
 
 
 def _plain(kind: Any) -> Any:

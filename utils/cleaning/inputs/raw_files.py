@@ -2,18 +2,21 @@
 
 import importlib.util
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from utils.cleaning.inputs.raw_names import (
     ACCEPTED,
     LINE_SUFFIXES,
     PARQUET_SUFFIX,
-    TAR_SUFFIX,
+    RENAME_JSON,
     ZIP_SUFFIX,
     MemberFilter,
     Name,
+    is_of_wikiextractor,
+    may_hold_articles,
     shown,
     some_of,
     split_name,
@@ -27,10 +30,13 @@ MAX_LINE_BYTES = 10 << 20  # bounds a worker's memory; a page's source is at mos
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _MAX_STEM_BYTES = 200  # file systems take names of 255 bytes
 _HINT = "Put the dump there, unpacked if it is an archive of another kind, or set paths.raw_dir."
+_WIKIEXTRACTOR = "`wikiextractor --json -o - dump.xml.bz2 > dump.jsonl`"
 _XML_HINT = (
     "A MediaWiki XML dump holds wikitext: take Structured Contents or wikimedia/wikipedia instead,"
-    " or turn it into JSON lines with wikiextractor --json."
+    f" or turn it into JSON lines: {_WIKIEXTRACTOR}."
 )
+_WIKIEXTRACTOR_HINT = f"Let wikiextractor write one file of JSON lines: {_WIKIEXTRACTOR}."
+_SEARCHED_ENTRIES = 1_000  # of a folder inside the folder of raw files
 
 
 @dataclass(frozen=True)
@@ -68,18 +74,18 @@ class RawFile:
 def find_raw_files(folder: Path) -> list[RawFile]:
     """The raw files of a folder in natural numeric order: ..._2 before ..._10.
 
-    Warns of archives inside archives. Raises DataError if the folder is absent or holds none, if
-    an archive holds none or cannot be unpacked, or if two raw files have one stem: they would be
-    cleaned into the same text.
+    Warns of what looks like a dump and is not read, here or inside archives. Raises DataError if
+    the folder is absent or holds no raw file, if one is a broken link, if an archive holds none or
+    cannot be unpacked, or if two raw files have one stem: they would be cleaned into the same text.
     """
     if not folder.is_dir():
         raise DataError(
             f"{folder}: no such folder of raw files",
             f"Put the dump there ({ACCEPTED}), or set paths.raw_dir.",
         )
-    paths = sorted((path for path in folder.iterdir() if path.is_file()), key=natural_key)
+    entries = sorted(folder.iterdir(), key=natural_key)
     by_stem: dict[str, RawFile] = {}
-    for raw in (raw for path in paths for raw in _raw_files_of(path)):
+    for raw in (raw for path in entries for raw in _raw_files_of(path)):
         if raw.stem in by_stem:
             raise DataError(
                 f"{folder}: {by_stem[raw.stem].name} and {raw.name} have one stem, {raw.stem}, and"
@@ -88,26 +94,63 @@ def find_raw_files(folder: Path) -> list[RawFile]:
             )
         by_stem[raw.stem] = raw
     if not by_stem:
-        names = [path.name for path in paths if not path.name.startswith(".")]
-        holds = f"only {some_of(names)}" if names else "nothing"
-        raise DataError(
-            f"{folder}: no raw files ({ACCEPTED}); it holds {holds}",
-            _XML_HINT if any(".xml" in name.lower() for name in names) else _HINT,
+        raise _none_found(folder, entries)
+    paths = {raw.path for raw in by_stem.values()}
+    passed_over = [name for path in entries if path not in paths and (name := _dump_at(path))]
+    if passed_over:
+        warn(
+            f"{folder}: not read: {some_of(passed_over)}. Put dumps there themselves, in a format"
+            f" that is read ({ACCEPTED}); {RENAME_JSON}"
         )
     return list(by_stem.values())
 
 
+def _none_found(folder: Path, entries: Sequence[Path]) -> DataError:
+    names = [
+        f"{shown(path.name)}{'/' * path.is_dir()}"
+        for path in entries
+        if not path.name.startswith(".")
+    ]
+    dumps = [name for path in entries if (name := _dump_at(path))]
+    hint = _HINT
+    if any(is_of_wikiextractor(Path(name).name) for name in dumps):
+        hint = _WIKIEXTRACTOR_HINT
+    elif any(".xml" in name.lower() for name in names):
+        hint = _XML_HINT
+    holds = f"only {some_of(dumps or names)}" if names else "nothing"
+    return DataError(f"{folder}: no raw files ({ACCEPTED}); it holds {holds}", hint)
+
+
+def _dump_at(path: Path) -> str | None:
+    """The name of what looks like a dump: that of the file, or of the first one in the folder."""
+    if path.name.startswith("."):
+        return None
+    files = islice(path.rglob("*"), _SEARCHED_ENTRIES) if path.is_dir() else [path]
+    found = (file for file in files if may_hold_articles(file.name) and file.is_file())
+    file = next(found, None)
+    return shown(str(file.relative_to(path.parent))) if file else None
+
+
 def _raw_files_of(path: Path) -> Iterator[RawFile]:
     name = split_name(path.name)
+    if not name.format or path.is_dir():
+        return
+    if not path.exists():
+        raise DataError(
+            f"{path}: a broken link to {shown(str(path.readlink()))}", "Mend it, or delete it."
+        )
+    if not path.is_file():
+        return
     if name.format == ZIP_SUFFIX:
         yield from _raw_members(path)
-    elif name.format in (*LINE_SUFFIXES, TAR_SUFFIX, PARQUET_SUFFIX):
-        if name.format == PARQUET_SUFFIX and importlib.util.find_spec("pyarrow") is None:
-            raise DataError(
-                f"{path}: reading Parquet needs the package pyarrow",
-                "pip install pyarrow (the extra `parquet` of pyproject.toml).",
-            )
-        yield RawFile(path, name.stem, name.format, name.compression, path.stat().st_size)
+        return
+    if name.format == PARQUET_SUFFIX and importlib.util.find_spec("pyarrow") is None:
+        raise DataError(
+            f"{path}: reading Parquet needs the package pyarrow",
+            "pip install pyarrow (the extra `parquet` of pyproject.toml).",
+        )
+    _check_stem(name.stem, shown(str(path)), "Rename it.")
+    yield RawFile(path, name.stem, name.format, name.compression, path.stat().st_size)
 
 
 def _raw_members(archive: Path) -> list[RawFile]:
@@ -126,8 +169,10 @@ def _raw_members(archive: Path) -> list[RawFile]:
 
 def _raw_member(archive: Path, info: zipfile.ZipInfo, name: Name) -> RawFile:
     member = member_of(archive, info, shown(info.filename))
-    if not name.stem.isprintable() or len(name.stem.encode()) > _MAX_STEM_BYTES:
-        raise DataError(
-            f"{archive}!{member.name}: a text cannot be named after it", "Unpack and rename it."
-        )
+    _check_stem(name.stem, f"{archive}!{member.name}", "Unpack and rename it.")
     return RawFile(archive, name.stem, name.format, name.compression, member.stored_bytes, member)
+
+
+def _check_stem(stem: str, where: str, hint: str) -> None:
+    if not stem.isprintable() or len(stem.encode()) > _MAX_STEM_BYTES:
+        raise DataError(f"{where}: a text cannot be named after it", hint)

@@ -1,5 +1,6 @@
 """What a file is by its name: the formats that can be cleaned, and those inside an archive."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +16,11 @@ ACCEPTED = (
     f"{', '.join(LINE_SUFFIXES)} or {TAR_SUFFIX}, plain or with {', '.join(COMPRESSION_SUFFIXES)};"
     f" {ZIP_SUFFIX}; {PARQUET_SUFFIX}"
 )
+RENAME_JSON = "a .json file with a record on each line must be named .jsonl."
 _SHORT_TARS = {".tgz": ".gz", ".tzst": ".zst", ".tbz2": ".bz2"}
 _CONTAINERS = (ZIP_SUFFIX, TAR_SUFFIX, PARQUET_SUFFIX)
-_NESTED = (*_CONTAINERS, ".7z", ".rar", ".xz")
+_NOT_READ = (".7z", ".rar", ".xz", ".lz4", ".lzma", ".json", ".xml", *COMPRESSION_SUFFIXES)
+_WIKIEXTRACTOR_NAME = re.compile("wiki_[0-9]{2,}")
 _OF_ANOTHER_SYSTEM = "__MACOSX"  # macOS keeps attributes there, under the names of the files
 _SHOWN_NAMES = 3
 _SHOWN_CHARACTERS = 200
@@ -51,6 +54,18 @@ def _suffix(name: str, suffixes: Iterable[str]) -> str:
     return next((suffix for suffix in suffixes if name.lower().endswith(suffix)), "")
 
 
+def may_hold_articles(name: str) -> bool:
+    """Whether a file that is not read, or not where it stands, looks like a dump."""
+    if name.startswith("."):
+        return False
+    return bool(split_name(name).format or _suffix(name, _NOT_READ) or is_of_wikiextractor(name))
+
+
+def is_of_wikiextractor(name: str) -> bool:
+    """Whether a file is named as wikiextractor names its output, such as AA/wiki_00."""
+    return _WIKIEXTRACTOR_NAME.fullmatch(name) is not None
+
+
 def _tar_stem(stem: str) -> str:
     """Of `enwiki-NS0-20240101-ENTERPRISE-HTML.json`, the part in front of what it tells twice."""
     return stem[: len(stem) - len(_suffix(stem, (*LINE_SUFFIXES, ".json")))] or stem
@@ -73,7 +88,7 @@ class MemberFilter:
     def __init__(self, archive: Path) -> None:
         self._archive = archive
         self._found = False
-        self._archives: list[str] = []  # the first few names
+        self._passed_over: list[str] = []  # of what may hold articles, the first few names
         self._others: list[str] = []
 
     def name_of(self, member: str) -> Name | None:
@@ -85,8 +100,7 @@ class MemberFilter:
         if name.format in LINE_SUFFIXES:
             self._found = True
             return name
-        is_archive = name.format or _suffix(last, _NESTED)
-        names = self._archives if is_archive else self._others
+        names = self._passed_over if may_hold_articles(last) else self._others
         if len(names) <= _SHOWN_NAMES:
             names.append(shown(member))
         return None
@@ -94,16 +108,17 @@ class MemberFilter:
     @property
     def warning(self) -> str | None:
         """What was not read though there may be articles in it."""
-        if not self._archives:
+        if not self._passed_over:
             return None
         return (
-            f"{self._archive}: files inside that must be unpacked first: {some_of(self._archives)}"
+            f"{self._archive}: not read of it: {some_of(self._passed_over)}. Unpack the archive and"
+            f" what is packed inside it; {RENAME_JSON}"
         )
 
     def check_found(self) -> None:
         """Raises DataError if there was no member to read."""
         if not self._found:
-            names = [*self._archives, *self._others]
+            names = [*self._passed_over, *self._others]
             raise DataError(
                 f"{self._archive}: no member is {', '.join(LINE_SUFFIXES)}, plain or with"
                 f" {', '.join(COMPRESSION_SUFFIXES)}; it holds {some_of(names) or 'no files'}",

@@ -8,7 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from utils.cleaning.inputs import zip_files
-from utils.cleaning.inputs.decompression import BUFFER_BYTES, DAMAGE, StoredBytes, decompressed
+from utils.cleaning.inputs.decompression import (
+    BUFFER_BYTES,
+    DAMAGE,
+    NotReadError,
+    StoredBytes,
+    decompressed,
+)
 from utils.cleaning.inputs.raw_files import BYTE_ORDER_MARK, MAX_LINE_BYTES, RawFile
 from utils.cleaning.inputs.raw_names import PARQUET_SUFFIX, TAR_SUFFIX, MemberFilter, shown
 from utils.cleaning.inputs.tar_files import TarWalk
@@ -115,6 +121,11 @@ class RawReader:
             self.warnings.append(members.warning)
         if not walk.has_end:
             self.warnings.append(f"{self.raw}: no mark at the end of the archive; is it all there?")
+        if walk.foreign_bytes:
+            self.warnings.append(
+                f"{self.raw}: {walk.foreign_bytes:,} bytes after the end of the archive are no"
+                " archive and were not read"
+            )
 
     def _lines_of(self, stream: BufferedReader) -> Iterator[bytes]:
         readline = stream.readline
@@ -132,6 +143,8 @@ class RawReader:
         """The disk's faults and the data's, as DataErrors that say where."""
         try:
             yield
+        except NotReadError as error:
+            raise DataError(f"{self._file_name}: {error}", error.hint) from None
         except DAMAGE as error:
             where = f"after line {self._line}"
             if isinstance(error, OSError) and error.errno is not None:

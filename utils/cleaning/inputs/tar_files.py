@@ -24,14 +24,17 @@ _SPARSE_FIELD = "GNU.sparse."
 class TarWalk:
     """Iterates over (name, data) of the regular files in a tar archive, not its links or devices.
 
-    The data must be read before the walk goes on; what is not read is skipped. Raises
-    DamagedDataError where the archive is no tar archive, damaged or cut off. `has_end` tells at
-    the end whether the mark for it stood there: without it, whole members may be missing.
+    The data must be read before the walk goes on; what is not read is skipped. Archives one after
+    another, which `cat` makes, are walked as one. Raises DamagedDataError where the archive is no
+    tar archive, damaged or cut off. At the end `has_end` tells whether the mark for it stood
+    there: without it, whole members may be missing; and `foreign_bytes`, how many followed the
+    mark that are no tar archive.
     """
 
     def __init__(self, stream: io.BufferedReader) -> None:
         self._stream = stream
         self.has_end = False
+        self.foreign_bytes = 0
 
     def __iter__(self) -> Iterator[tuple[str, io.RawIOBase]]:
         extended: dict[str, str] = {}
@@ -53,21 +56,31 @@ class TarWalk:
                     yield name, data
                 extended = {}
             data.skip()
-        while self._stream.read(BUFFER_BYTES):  # so that the compression's checksum is checked
-            pass
 
     def _next_header(self) -> tarfile.TarInfo | None:
-        block = self._stream.read(tarfile.BLOCKSIZE)
-        self.has_end = block == bytes(tarfile.BLOCKSIZE)
-        if self.has_end or not block:
-            return None
-        try:
-            header = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
-        except tarfile.HeaderError as error:
-            raise DamagedDataError(f"no member's header: {error}") from None
-        if header.size < 0:
-            raise DamagedDataError("a member of negative size")
-        return header
+        """The header behind any end marks; None where the stream ends, checksum and all."""
+        self.has_end = False
+        while block := self._stream.read(tarfile.BLOCKSIZE):
+            is_blank = not block.strip(b"\0")
+            if is_blank and (self.has_end or len(block) == tarfile.BLOCKSIZE):
+                self.has_end = True
+                continue
+            try:
+                header = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+            except tarfile.HeaderError as error:
+                if not self.has_end:
+                    raise DamagedDataError(f"no member's header: {error}") from None
+                self._count_foreign(block)
+                return None
+            if header.size < 0:
+                raise DamagedDataError("a member of negative size")
+            return header
+        return None
+
+    def _count_foreign(self, block: bytes) -> None:
+        while block:
+            self.foreign_bytes += len(block)
+            block = self._stream.read(BUFFER_BYTES)
 
 
 class _Data(io.RawIOBase):

@@ -17,7 +17,7 @@ from utils.cleaning.records.html_text import (
     lines_of,
     mark_characters,
     mark_lines,
-    without_marks,
+    remove_marks,
 )
 from utils.cleaning.records.html_tree import body_of
 from utils.cleaning.records.sections import SectionNames, is_item, plain_name
@@ -48,7 +48,7 @@ def article_lines(html: str, dropped: SectionNames) -> list[str]:
     if body is None:
         return []
     _drop_elements(body)
-    without_marks(body)
+    remove_marks(body)
     replace_math(body)
     _drop_hidden(body)  # which formulas are, behind their pictures
     mark_characters(body)

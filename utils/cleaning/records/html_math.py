@@ -9,11 +9,11 @@ import re
 from selectolax.lexbor import LexborNode
 
 from utils.cleaning.records.html_text import BREAK, plain
+from utils.cleaning.rules.markup_rules import closing_brace
 from utils.cleaning.rules.text_rules import FORMULA
 
 _STYLE = re.compile(r"\{\\(?:display|text|script|scriptscript)style(?![a-zA-Z]) ?")
 _MOST_STYLES = 4  # around a whole formula, one inside the other
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _CONTAINER = "mwe-math"
 _EXTENSIONS = ("mw:Extension/math", "mw:Extension/chem", "mw:Extension/ce")
 _MOST_CONTAINERS = 4  # around a formula
@@ -84,20 +84,7 @@ def bare_latex(latex: str) -> str:
     latex = " ".join(latex.split())
     for _ in range(_MOST_STYLES):
         style = _STYLE.match(latex)
-        if style is None or not _closes_at_end(latex):
+        if style is None or closing_brace(latex, 0) != (len(latex), True):
             break
         latex = latex[style.end() : -1].strip()
     return _STYLE.sub("{", latex)
-
-
-def _closes_at_end(latex: str) -> bool:
-    """Whether the first brace is closed by the last character."""
-    depth = 0
-    for match in _BRACE.finditer(latex):
-        if match[0] == "{":
-            depth += 1
-        elif match[0] == "}":
-            depth -= 1
-            if depth == 0:
-                return match.end() == len(latex)
-    return False

@@ -5,7 +5,7 @@ then its text is taken as a whole, and the marks say where lines begin.
 
 Raised and lowered: a plain text has neither. Where plain characters are what people write in such a
 case they stand as they are: "H2O", "1st", "Ca2+", "14C". Where that would make another number or
-name of it, it is written as in LaTeX: "10^5", "km^2", "2^n", "x_n" in formulas.
+name of it, it is written as in LaTeX: "10^5", "km^2", "2^n", "2^(n+1)", "x_n" in formulas.
 """
 
 import re
@@ -44,15 +44,22 @@ _SHIFTED = re.compile(
 _MAX_SHIFTS = 4  # of one inside another; more stand as they are
 _NUMBER = re.compile(r"[+−–-]?[0-9]+(?:[.,/⁄][0-9]+)?")
 _CHARGE = re.compile(r"[0-9]*[+−–-]")
-_SIMPLE = re.compile(r"[+−–-]?(?:\w|[0-9]+)")  # binds like a letter: else it needs parentheses
+# Behind a number and no power of it: the ending of an ordinal, in one of several languages.
+_ORDINAL_ENDING = re.compile(
+    r"(?i:st|nd|rd|th|d|e|er|ers|re|res|ère|ères|es|ème|èmes|me|nde?s?|de|ste|a|o|as|os"
+    r"|ra|ro|da|do|ta|to|ma|mo|na|no|va|vo|ª|º)\.?"
+)
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
+# Binds like a letter: else it needs parentheses.
+_SIMPLE = re.compile(r"[+−–-]?(?:\w|[0-9]+)|\([^()]*\)")
 _FRACTION = re.compile(f"[⁄/]{_LOWERED}")  # "3 1⁄2" with its 1 raised and its 2 lowered
 _MOST_MARKS = 9  # between a character and what is raised beside it
 _LONGEST_SHIFT = 60  # characters; more than that is text in small letters
 _BASES = ")]}|"  # and letters and digits: what can be raised to a power
 
 
-def without_marks(body: LexborNode) -> None:
-    """Remove characters that would mean something here."""
+def remove_marks(body: LexborNode) -> None:
+    """Take the characters out of a tree that would mean something here."""
     text = body.text_lexbor()
     if not any(mark in text for mark in _MARKS):
         return
@@ -172,8 +179,11 @@ def _shifted(match: Match[str]) -> str:
         return content
     if "^" in text:
         return f"^({text})"
-    is_power = _NUMBER.fullmatch(text) or (before.isdigit() and _CHARGE.fullmatch(text))
-    return f"^{text}" if is_power else content
+    if _NUMBER.fullmatch(text) or (before.isdigit() and _CHARGE.fullmatch(text)):
+        return f"^{text}"
+    if not before.isdigit() or _ORDINAL_ENDING.fullmatch(text) or not _LETTER_OR_DIGIT.search(text):
+        return content
+    return f"^{text}" if _SIMPLE.fullmatch(text) else f"^({text})"
 
 
 def _character_before(match: Match[str]) -> str:

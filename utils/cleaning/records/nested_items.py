@@ -1,7 +1,9 @@
 """Taking apart the list items that the parser gives with the text of the items inside them."""
 
 _CERTAIN_CHARACTERS = 20  # a lone child that is shorter may be chance: "Rock and roll", "roll"
-_STEPS_PER_CHARACTER = 4  # of comparing items, far more than any real list needs
+# Of a list's characters, what comparing its items may cost: far more than any real list needs.
+_COST_PER_CHARACTER = 64
+_COST_OF_STEP = 16  # beside the characters it compares, each of which costs 1
 
 
 def without_children(values: list[str]) -> list[str]:
@@ -27,13 +29,13 @@ class _ChildrenFinder:
     def __init__(self, values: list[str]) -> None:
         self._values = values
         self._after = [number + 1 for number in range(len(values))]  # where descendants end
-        self._steps_left = _STEPS_PER_CHARACTER * sum(map(len, values))
+        self._cost_left = _COST_PER_CHARACTER * sum(map(len, values))
 
     def children_begin(self, number: int) -> int | None:
         """Where in an item's text its children begin."""
         text, child = self._values[number], self._values[number + 1]
         begin = text.find(child)
-        while begin >= 0 and self._steps_left > 0:
+        while begin >= 0 and self._cost_left > 0:
             end = self._end_of_children(number, begin)
             if end is not None:
                 is_certain = end - number > 2 or len(child) >= _CERTAIN_CHARACTERS or begin == 0
@@ -42,18 +44,21 @@ class _ChildrenFinder:
                     return None
                 self._after[number] = end
                 return begin
-            begin = text.find(child, begin + 1)
+            skipped, begin = begin, text.find(child, begin + 1)
+            self._cost_left -= (begin if begin >= 0 else len(text)) - skipped
         return None
 
     def _end_of_children(self, number: int, begin: int) -> int | None:
         """The item after the children, if the next ones are all of the text from `begin`."""
         text, place, item = self._values[number], begin, number + 1
-        while item < len(self._values) and text.startswith(self._values[item], place):
-            self._steps_left -= 1
-            place += len(self._values[item])
+        while item < len(self._values):
+            value = self._values[item]
+            self._cost_left -= _COST_OF_STEP + min(len(value), len(text) - place)
+            if not text.startswith(value, place):
+                break
+            place += len(value)
             item = self._after[item]
             if place == len(text):
                 return item
             place += text[place] == " "
-        self._steps_left -= 1
         return None

@@ -1,7 +1,7 @@
 """Which sections of an article are none of its text, and how a plain text is divided by them."""
 
 import re
-from functools import cache, lru_cache
+from functools import cache
 from typing import NamedTuple
 
 from utils.cleaning.records import wikipedia_names as names
@@ -28,7 +28,6 @@ def section_names(language: str | None) -> SectionNames:
     return SectionNames(names.pointing_sections(language), names.LIST_SECTIONS)
 
 
-@lru_cache(maxsize=1 << 14)
 def plain_name(name: str | None) -> str:
     """A heading as the names are compared."""
     return (name or "").strip().rstrip(":").casefold()
@@ -50,7 +49,8 @@ def without_sections(lines: list[str], section_names: SectionNames) -> list[str]
     kept: list[str] = []
     number = 0
     while number < len(lines):
-        name = plain_name(lines[number])
+        line = lines[number]
+        name = plain_name(line) if len(line) <= _LONGEST_HEADING else ""
         end = number + 1
         if name in section_names.pointing or name in section_names.lists:
             while end < len(lines) and not _begins_section(lines, end, section_names):
@@ -58,17 +58,19 @@ def without_sections(lines: list[str], section_names: SectionNames) -> list[str]
             if not _is_dropped(name, lines[number + 1 : end], section_names):
                 kept += lines[number:end]
         else:
-            kept.append(lines[number])
+            kept.append(line)
         number = end
     return kept
 
 
 def _begins_section(lines: list[str], number: int, section_names: SectionNames) -> bool:
     line = lines[number].strip()
+    if len(line) > _LONGEST_HEADING:
+        return False
     name = plain_name(line)
     if name in section_names.pointing or name in section_names.lists:
         return True
-    if len(line) > _LONGEST_HEADING or line.endswith(_SENTENCE_ENDS) or not line[:1].isalnum():
+    if line.endswith(_SENTENCE_ENDS) or not line[:1].isalnum():
         return False
     return number + 1 < len(lines) and not is_item(lines[number + 1]) and not line[:1].islower()
 

@@ -20,7 +20,10 @@ def structured_lines(
     """The lead once (the section keeps more than `abstract`), then each section once."""
     lines: list[str] = []
     if sections and plain_name(sections[0].name) in ("", _LEAD_NAME):
-        _add_parts(sections[0].has_parts or [], 0, lines, dropped)
+        lead = sections[0]
+        if lead.value:
+            _add_value(lead.value, lines)
+        _add_parts(lead.has_parts or [], 0, lines, dropped)
         sections = sections[1:]
     if not lines and abstract:
         lines += [without_marks(line).strip() for line in abstract.split("\n")]
@@ -42,13 +45,16 @@ def _add_parts(parts: list[Part], depth: int, lines: list[str], dropped: Section
         if kind in _NOT_TEXT:
             continue
         if kind == "section":
-            if inside and not is_dropped_section(part, dropped):
+            if (inside or part.value) and not is_dropped_section(part, dropped):
                 if part.name:
                     lines.append(HEADING * depth + as_one_line(part.name))
-                _add_parts(inside, depth + 1, lines, dropped)
+                if part.value:
+                    _add_value(part.value, lines)
+                if inside:
+                    _add_parts(inside, depth + 1, lines, dropped)
         elif inside and kind is not None and kind.endswith("list"):
             values: list[str] = []
-            _gather_items(inside, values)
+            _gather_items([part], values)
             for value in without_children(values):
                 _add_value(value, lines)
         else:
@@ -86,7 +92,7 @@ def _holds_only_items(part: Part) -> bool:
 
 
 def _gather_items(parts: list[Part], values: list[str]) -> None:
-    """The values of list items and of the lists in them, parents first."""
+    """The values of lists, of their items and of the lists in these, parents first."""
     for part in parts:
         if part.value:
             values.append(part.value)
@@ -105,7 +111,7 @@ def sections_left_out(line: bytes) -> list[str]:
     left_out = []
     while waiting:
         part = waiting.pop()
-        if part.type == "section" and not part.has_parts:
+        if part.type == "section" and not (part.has_parts or part.value):
             left_out.append(f"{part.name}: empty")
         elif part.type == "section" and is_dropped_section(part, dropped):
             left_out.append(f"{part.name}: sources and links")

@@ -43,6 +43,7 @@ class Article(NamedTuple):
     title: str
     lines: list[str]  # lead, headings, paragraphs, list items, marked as text_rules.py wants
     page: bytes = NO_PAGE  # which page it is, as pages.py wants it
+    is_parsed: bool = True  # from Structured Contents, with the faults of its parser
 
 
 class Dropped(NamedTuple):
@@ -72,7 +73,7 @@ def read_record(line: bytes) -> Article | Dropped:
         if (
             not sections
             and html_of(record) is None
-            and (record.article_body or record.text is record.abstract is None)
+            and (record.article_body or (record.text is None and record.abstract is None))
         ):
             return _without_content(record, line)
         return _article(record, sections or [], line)
@@ -126,6 +127,7 @@ def _article(record: Record, sections: list[Part], line: bytes) -> Article | Dro
     if record.namespace is not None and record.namespace.identifier:
         return Dropped("other_namespace")
     dropped = names_to_drop(record)
+    is_parsed = False
     if record.text is not None and not sections:
         lines = plain_lines(title, record.text, dropped)
     elif not sections and (html := html_of(record)) is not None:
@@ -134,8 +136,9 @@ def _article(record: Record, sections: list[Part], line: bytes) -> Article | Dro
         lines = article_lines(html, dropped)
     else:
         lines = structured_lines(record.abstract, sections, dropped)
+        is_parsed = True
     reason = reason_not_article(title, record.description, lines)
-    return Dropped(reason) if reason else Article(title, lines, _page(record))
+    return Dropped(reason) if reason else Article(title, lines, _page(record), is_parsed)
 
 
 def _page(record: Record) -> bytes:

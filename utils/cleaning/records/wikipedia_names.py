@@ -87,14 +87,18 @@ _BY_LANGUAGE = {code: POINTING_SECTIONS["en"] | names for code, names in POINTIN
 _ANY_LANGUAGE = frozenset().union(*POINTING_SECTIONS.values()) - _ENGLISH_WORDS
 
 _REDIRECT_WORDS = (
-    "REDIRECT|REDIRECTION|WEITERLEITUNG|REDIRECCI[ÓO]N|RINVI[AO]|REDIRECIONAMENTO|DOORVERWIJZING"
-    "|PATRZ|PRZEKIERUJ|TAM|P[ŘR]ESM[ĚE]RUJ|PREUSMJERI|PREUSMERI|ПРЕУСМЕРИ|OMDIRIGERING"
-    "|ПЕРЕНАПРАВЛЕНИЕ|ПЕРЕНАПР|ПЕРЕНАПРАВЛЕННЯ|ПРЕНАСОЧВАНЕ|[ÁA]TIR[ÁA]NY[ÍI]T[ÁA]S|Y[ÖO]NLENDİRME"
-    "|OHJAUS|UUDELLEENOHJAUS|ALIDIREKTU|転送|リダイレクト|重定向|넘겨주기|تحويل|הפניה"
+    "REDIRECT|REDIRECTION|WEITERLEITUNG|REDIRECCI[ÓO]N|REDIRECIONAMENTO|DOORVERWIJZING|PRZEKIERUJ"
+    "|P[ŘR]ESM[ĚE]RUJ|PREUSMJERI|PREUSMERI|ПРЕУСМЕРИ|OMDIRIGERING|ПЕРЕНАПРАВЛЕНИЕ|ПЕРЕНАПРАВЛЕННЯ"
+    "|ПРЕНАСОЧВАНЕ|[ÁA]TIR[ÁA]NY[ÍI]T[ÁA]S|Y[ÖO]NLENDİRME|UUDELLEENOHJAUS|ALIDIREKTU"
+)
+# Short or common words, or words without capitals, with which an article may begin, too.
+_REDIRECT_WORDS_AFTER_SIGN = (
+    "RINVI[AO]|PATRZ|TAM|ПЕРЕНАПР|OHJAUS|転送|リダイレクト|重定向|넘겨주기|تحويل|הפניה"
 )
 # With a number sign in any case; without, as the parser of Structured Contents leaves it.
 REDIRECT = re.compile(
-    rf"(?:#(?i:{_REDIRECT_WORDS})|(?:{_REDIRECT_WORDS}))(?: ?:| |(?=\[))(?! ?(?:is|was|are|were) )"
+    rf"(?:#(?i:{_REDIRECT_WORDS}|{_REDIRECT_WORDS_AFTER_SIGN})|(?:{_REDIRECT_WORDS}))"
+    r"(?: ?:| |(?=\[))(?! ?(?:is|was|are|were) )"
 )
 
 DISAMBIGUATION_TITLE = re.compile(

@@ -35,9 +35,9 @@ _TEMPLATE = re.compile(
     r"(?:: CS1 [^.\n]{0,100}?\(link\))?",
     re.IGNORECASE,
 )
-_OPEN_SUBSTITUTION = re.compile(r"\{\{ ?subst:[^\n]*")
+_SUBSTITUTION = re.compile(r" ?\{\{ ?subst:")
 _MATH = re.compile(r"\{\\(?:display|text|script)style\b")
-_BRACE = re.compile(r"[{}\n]")
+_BRACE = re.compile(r"\\[{}]|[{}\n]")
 _FORMULA_LINE = re.compile(r"^(?:formula_[0-9]+[ ,.;:]*)+$", re.MULTILINE)
 _FOOTNOTE = re.compile(r"^ ?↑(?: ?[a-z0-9.,]{1,3}(?= ))* ?([^\n]{2,600})$", re.MULTILINE)
 _YEAR_OR_PAGE = re.compile(r"\b(?:1[4-9]|20)[0-9]{2}\b|\b(?:[Pp]{1,2}|S|No|vol)\. ?[0-9]|https?:")
@@ -133,7 +133,23 @@ def _tags_to_cut(line: str) -> list[tuple[int, int, str]]:
 
 def templates(text: str) -> str:
     """Wikipedia's templates that were not expanded, and the citation errors they left."""
-    return _OPEN_SUBSTITUTION.sub("", _TEMPLATE.sub("", text))
+    return "\n".join(
+        _without_substitutions(line) if "subst:" in line else line
+        for line in _TEMPLATE.sub("", text).split("\n")
+    )
+
+
+def _without_substitutions(line: str) -> str:
+    """Without templates that were to be replaced by their text when the page was saved."""
+    if _speaks_of_markup(line):
+        return line
+    place = 0
+    while match := _SUBSTITUTION.search(line, place):
+        end, is_closed = closing_brace(line, line.index("{", match.start()))
+        if is_closed or match.start() == 0:  # else nothing says where it ends
+            line = line[: match.start()] + line[end:]
+        place = match.start() if is_closed else len(line)
+    return line
 
 
 def doubled_math(text: str) -> str:
@@ -141,20 +157,20 @@ def doubled_math(text: str) -> str:
     pieces: list[str] = []
     place = 0
     while match := _MATH.search(text, place):
-        end, is_closed = _closing_brace(text, match.start())
+        end, is_closed = closing_brace(text, match.start())
         kept = text[place : match.start()] if is_closed else text[place:end]
         pieces.append(kept.removesuffix(" ") if is_closed else kept)
         place = end
     return "".join([*pieces, text[place:]])
 
 
-def _closing_brace(text: str, begin: int) -> tuple[int, bool]:
+def closing_brace(text: str, begin: int) -> tuple[int, bool]:
     """The place after the brace that closes the one at `begin`; the line's end if none does."""
     depth = 0
     for match in _BRACE.finditer(text, begin):
         if match[0] == "\n":
             return match.start(), False
-        depth += 1 if match[0] == "{" else -1
+        depth += {"{": 1, "}": -1}.get(match[0], 0)  # not those that are shown, "\\{"
         if depth == 0:
             return match.end(), True
     return len(text), False

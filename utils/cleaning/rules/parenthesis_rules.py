@@ -16,15 +16,19 @@ _LABEL = re.compile(
     rf"|(?:[A-Z][\w-]+ ){{0,2}}(?:{words.LANGUAGES}):) ?(?=[;,)])"
 )
 _LABEL_ENDS = (":;", ":,", ":)", ": ;", ": ,", ": )")
-_PRONOUNCED = re.compile(r"pronounced(?<=[(;, ]pronounced)() ?(?=[;,)])")
+_PRONOUNCED = re.compile(
+    r"pronounced()(?:(?:(?<=[(;,]pronounced)|(?<=[(;,] pronounced)) (?=[;,)])"
+    r"|(?<=\(pronounced)(?=\)))"
+)
+_LOOP_WORD = re.compile(r"\b(?:for|while|if|switch)$")
 _OPENING_SEPARATORS = re.compile(r"\((?: ?[;,])+ ?(?=[^\s;,)])")
-_CLOSING_SEPARATORS = re.compile(r"[;,](?: ?[;,])* ?\)")
+_CLOSING_SEPARATORS = re.compile(r"[;,](?<![;,].)(?<![;,] .)(?: ?[;,])* ?\)")  # each run once
 _CLOSING_ENDS = (";)", ",)", "; )", ", )")
 _OPENING_SPACE = re.compile(r"\( (?![ ;,)])")
 _CLOSING_SPACE = re.compile(r" \)(?<![ ;,(] \))")
 _LOOP = re.compile(r"\b(?:for|while) ?\([^()\n]*$")
 _CODE_SIGNS = frozenset("=<>{}")
-_TWO_WORDS = re.compile(r"[^\W\d_]{2,} [^\W\d_]{2,}|\b[A-Z]|[^\x00-\x7f]|[\"”]")
+_TWO_WORDS = re.compile(r"[^\W\d_]{2,} (?:[^\W\d_]{2,}|[0-9]{3,4}\b)|\b[A-Z]|[^\x00-\x7f]|[\"”]")
 _DOTTED_NAME = re.compile(r"\w[._:]+[A-Za-z]{2,}")
 _FOREIGN_END = re.compile(r",\)(?<=[^\x00-\x7f],\))")
 _REPEATED_SEPARATORS = re.compile(r"[;,](?: [;,])+")
@@ -62,8 +66,8 @@ def _is_call(before: str) -> bool:
     """Whether a parenthesis after this belongs to a function or a loop."""
     return (
         before[-1:].isalnum()
-        or before.rpartition(" (")[0].endswith(words.LOOPS)
-        or (before[:-1].endswith(words.LOOPS) and before[-1] == " ")
+        or _LOOP_WORD.search(before.rpartition(" (")[0]) is not None
+        or (before[-1:] == " " and _LOOP_WORD.search(before[:-1]) is not None)
     )
 
 
@@ -106,7 +110,7 @@ def empty_parentheses(text: str) -> str:
 def _nothing_after_name(match: Match[str]) -> str:
     """Nothing where the parentheses held a foreign or phonetic form of the word before."""
     before = text_before(match, 40)
-    if before.endswith(words.LOOPS) or ";;" in match[0] or not before or before[-1].isspace():
+    if _LOOP_WORD.search(before) or ";;" in match[0] or not before or before[-1].isspace():
         return match[0]
     if (
         "; " in match[0] or ", " in match[0] or " ;" in match[0] or " ," in match[0]

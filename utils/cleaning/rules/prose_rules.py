@@ -7,23 +7,30 @@ import re
 from re import Match
 
 from utils.cleaning.rules import prose_words as words
-from utils.cleaning.rules.line_context import is_about_programs, text_after, text_before
+from utils.cleaning.rules.line_context import (
+    in_lines_with,
+    is_about_programs,
+    text_after,
+    text_before,
+)
 
 _IPA = re.compile(r"/ ?([^/\n]{1,90}?) ?/")
 _IPA_LETTERS = frozenset("ˈˌːəɪʊɔɛæɑɒʌɜʃʒθðŋɡɹɾɐɨɯøœɲʁχɣβ")
 _SPACED_QUOTES = re.compile(r' " ([^"\n]+) "(?=[ ,.;:!?)]|$)', re.MULTILINE)
-_DOUBLED_QUOTES = re.compile(r'""(?<!""")(?:(\w(?:[^"\n]*[^\s"])?)""(?!")|(?<![^ (]"")(?=\w))')
-_POSSESSIVE = re.compile(r" 's(?<=[\w.\"”’)\]] 's)\b(?![-'’])| ’s(?<=[\w.\"”’)\]] ’s)\b(?![-'’])")
+_DOUBLED_QUOTES = re.compile(r'""(?<!""")(?:(\w(?:[^"\n]*[^\s"])?)""(?!")|(?<![^ (\n]"")(?=\w))')
+_POSSESSIVE = re.compile(
+    r" 's(?<=[\w.\"”’)\]] 's)\b(?![-'’]| Gr?av)| ’s(?<=[\w.\"”’)\]] ’s)\b(?![-'’])"
+)
 _HYPHEN = re.compile(r" -(?=([^\W\d_]+))")
 _RESPELLED = re.compile(r"- (?<=\w- )(?=(?:[^\W\d_]+ -\w|[A-Z]{2,}\b))")
-_AFFIX_OR_OPTION = re.compile(
-    r"(?i)\b(?:suffix|prefix|affix|infix|ending|end|syllable|morpheme|verb|noun|plural|declension"
-    r"|conjugation|infinitive|participle|stem|vowel|consonant|words?|language|option|flag|switch"
-    r"|command|argument|parameter|Unix|Linux|shell)(?:e?s)?\b| -[a-zA-Z]\b"
-)
+_LETTERS = re.compile("[a-z]+")
+_LONE_LETTER = re.compile(r" -[a-zA-Z]\b")
 _COMMA = re.compile(r" ,(?<=[\w\"'”’»)\]%°\x04] ,)(?=[ \"”]|$)", re.MULTILINE)
 _FULL_STOP = re.compile(r" \.(?<=[\w\"'”’»)\]%°\x04] \.)(?=$| [A-Z\"“(])", re.MULTILINE)
-_DOUBLED_FULL_STOP = re.compile(r"\.\.(?:(?<=[^\W\d_]\.\.)(?=$| )|(?<=[0-9]\.\.)$)", re.MULTILINE)
+_DOUBLED_FULL_STOP = re.compile(
+    r"\.\.(?:(?<=[A-Z]\.\.)(?=$| )|(?<=[^\W\d_]\.\.)(?=$| (?![a-z]))|(?<=[0-9]\.\.)$)",
+    re.MULTILINE,
+)
 _GLUED = [  # one for each sign: a pattern that begins with a literal is found much faster
     re.compile(rf"{re.escape(sign)}(?=([A-Z][A-Za-z]*)(?=[ ,'’-]|$))", re.MULTILINE)
     for sign in ".?!"
@@ -49,14 +56,26 @@ def _joined_ipa(match: Match[str]) -> str:
 
 def spaced_quotes(text: str) -> str:
     """Quotation marks with spaces inside; the spaces outside tell them from a gap between two."""
-    return _SPACED_QUOTES.sub(_quoted, text)
+    return in_lines_with((' " ',), _without_spaces_in_quotes, text)
 
 
-def _quoted(match: Match[str]) -> str:
-    """The quotation without the spaces; two marks may be inches, as in 5 " by 6 " or 10 " tall."""
+def _without_spaces_in_quotes(line: str) -> str:
+    """Two marks belong together only after an even number of others."""
+    pieces: list[str] = []
+    place = marks = 0
+    for match in _SPACED_QUOTES.finditer(line):
+        marks += line.count('"', place, match.start())
+        quotation = match[0] if marks % 2 or _is_inches(match) else f' "{match[1]}"'
+        pieces += line[place : match.start()], quotation
+        marks += match[0].count('"')
+        place = match.end()
+    return "".join([*pieces, line[place:]])
+
+
+def _is_inches(match: Match[str]) -> bool:
+    """Whether the two marks may be inches, as in 5 " by 6 " or 10 " tall."""
     after_number = match.string[match.start() - 1 : match.start()].isdigit()
-    is_inches = after_number and (match[1][0].islower() or match[1][-1].isdigit())
-    return match[0] if is_inches else f' "{match[1]}"'
+    return after_number and (match[1][0].islower() or match[1][-1].isdigit())
 
 
 def doubled_quotes(text: str) -> str:
@@ -70,7 +89,14 @@ def _single_quotes(match: Match[str]) -> str:
 
 def spaced_possessive(text: str) -> str:
     """A space before 's; not before a name such as 's-Hertogenbosch."""
-    return _POSSESSIVE.sub(lambda match: match[0][1:], text)
+    return _POSSESSIVE.sub(_possessive, text)
+
+
+def _possessive(match: Match[str]) -> str:
+    """The name that the 's belonged to may be lost: "basis for 's doctrine"."""
+    word = text_before(match, 40).split(" ")[-1].lower()
+    is_lost = word in words.FUNCTION_WORDS and word not in words.HAS_POSSESSIVE
+    return match[0] if is_lost else match[0][1:]
 
 
 def spaced_hyphen(text: str) -> str:
@@ -88,19 +114,26 @@ def _joined_hyphen(match: Match[str]) -> str:
     if not before or not before[-1].isalnum():
         return match[0]
     word, next_word = before.split()[-1], match[1]
-    is_stressed = word.rpartition("-")[2].isupper()  # "KARR -ee", "stə-FAH -nee"
+    is_stressed = word.rpartition("-")[2].isupper() and len(next_word) < 6  # "KARR -ee"
     is_name = len(word) > 1 and (word[0].isupper() or word[0].isdigit() or is_stressed)
     if not is_name:
-        return "-" if _is_compound(word, match, before) else match[0]
+        return "-" if _is_compound(word, match) else match[0]
     if not next_word.isascii():
         return "-"
     is_word = len(next_word) > 2 and not _VOWELS.isdisjoint(next_word.lower())  # not "tar -xzf"
     is_respelled = len(next_word) > 1 and is_stressed
-    is_option = next_word in words.OPTIONS or word.lower() in words.BEFORE_AFFIX
-    return "-" if (is_word or is_respelled) and not is_option else match[0]
+    if next_word in words.OPTIONS or word.lower() in words.BEFORE_AFFIX:
+        return match[0]
+    is_tail = next_word in words.COMPOUND_TAILS or next_word.endswith(("ed", "ing"))
+    if not (is_word or is_respelled):
+        return match[0]
+    is_sure = (
+        is_tail or is_stressed
+    )  # else: "from Greek -logia and Latin -tio", "MATLAB -nodisplay"
+    return "-" if is_sure or not _is_about_affixes(match) else match[0]
 
 
-def _is_compound(word: str, match: Match[str], before: str) -> bool:
+def _is_compound(word: str, match: Match[str]) -> bool:
     """Whether an ordinary word and what follows are one: "rodent -like", not "find -name"."""
     next_word = match[1]
     if word.lower() in words.BEFORE_AFFIX or next_word in words.OPTIONS:
@@ -114,8 +147,15 @@ def _is_compound(word: str, match: Match[str], before: str) -> bool:
         and next_word.islower()
         and not _VOWELS.isdisjoint(next_word)
         and next_word not in words.FUNCTION_WORDS
-        and not _AFFIX_OR_OPTION.search(before + match[0] + text_after(match, 100))
+        and not _is_about_affixes(match)
     )
+
+
+def _is_about_affixes(match: Match[str]) -> bool:
+    """Whether a text speaks of parts of words, or of options of programs, near a hyphen."""
+    text = text_before(match, 100) + match[0] + text_after(match, 100)
+    has_word = not words.ABOUT_AFFIXES.isdisjoint(_LETTERS.findall(text.lower()))
+    return has_word or _LONE_LETTER.search(text) is not None
 
 
 def spaced_punctuation(text: str) -> str:

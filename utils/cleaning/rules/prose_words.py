@@ -31,9 +31,8 @@ BEFORE_AFFIX = word_set(
 )
 # What a hyphen joins to an ordinary word before it: "rodent -like", not "find -name".
 COMPOUND_TAILS = word_set(
-    "based born era like led old year dimensional generation friendly specific centric cousin"
-    " glucose gon gons"
-    " day century driven ridden intensive period sectional speaking speed the wide winning"
+    "based born era like led old year dimensional generation friendly specific centric"
+    " language day century driven ridden intensive period sectional speaking speed the wide winning"
 )
 PREFIXES = word_set("anti bio co geo multi socio non pre pseudo quasi semi ultra")
 # Words that a hyphen joins to nothing: beside one is a dash, or something that was lost.
@@ -46,6 +45,19 @@ FUNCTION_WORDS = word_set(
     " the their them then there these they this those though through thus to today under unless"
     " until usually very was we well were what when where whereas which while who whom whose will"
     " with within without would you your"
+)
+# Where one of these stands, a hyphen may begin a part of a word, or an option.
+ABOUT_AFFIXES = word_set(
+    "suffix suffixes prefix prefixes affix affixes infix infixes ending endings end ends syllable"
+    " syllables morpheme morphemes verb verbs noun nouns plural plurals declension conjugation"
+    " infinitive infinitives participle participles stem stems vowel vowels consonant consonants"
+    " word words language languages greek latin sanskrit option options flag flags switch switches"
+    " command commands argument arguments parameter parameters unix linux shell matlab"
+)
+# Function words that 's can stand behind.
+HAS_POSSESSIVE = word_set(
+    "another any each either every how it just no none not often one only other others over perhaps"
+    " several so some still that then there today until what when where which who you"
 )
 # Options of programs that look like words, also "-ed" and "-ing": "gcc -static".
 OPTIONS = word_set(
@@ -83,4 +95,3 @@ AFTER_STARTER = word_set(
     " some many most all each every other another addition general turn particular contrast fact"
     " response order case recent early late modern further more then than"
 )
-LOOPS = ("for", "while", "if", "switch")

@@ -2,8 +2,11 @@
 
 Every rule names its signs: short texts, at least one of which stands in any line that it changes.
 A table over all pairs of bytes tells which pairs begin a sign. Looking up every pair of neighbours
-takes about 1 ns a byte, however many rules there are; most lines hold no sign, and no rule sees
-them.
+takes two or three nanoseconds a byte, however many rules there are; most lines hold no sign, and no
+rule sees them.
+
+The first two bytes of a sign of three should be rare together: each place where they stand is
+looked at once more.
 """
 
 from collections.abc import Iterable, Sequence

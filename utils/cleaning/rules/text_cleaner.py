@@ -7,7 +7,7 @@ text changes nothing.
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from utils.cleaning.rules.text_rules import (
     RULES,
     Rule,
     as_one_line,
-    is_code,
+    code_lines,
 )
 
 _SIGNS = SignTable([*(rule.signs for rule in RULES), characters.LINE_BREAKS, FORMULA])
@@ -40,6 +40,7 @@ def _bits(rules: Iterable[Rule]) -> int:
 
 
 _CODE_RULES = _bits(rule for rule in RULES if rule.scope == "all")
+_PLAIN_RULES = _bits(rule for rule in RULES if rule.scope != "parsed")
 # "( )" is the name of an album, so of the rules for prose a title needs one alone.
 _TITLE_RULES = _CODE_RULES | _bits(rule for rule in RULES if rule.apply is html_entities)
 
@@ -74,16 +75,21 @@ def clean(text: str, title: str = "") -> CleanText:
     return clean_all([(title, text.split("\n"))])[0]
 
 
-def changes_of(title: str, lines: Sequence[str]) -> list[Change]:
+def changes_of(title: str, lines: Sequence[str], is_parsed: bool = True) -> list[Change]:
     """What the rules do to one article, change by change; two may follow each other on a line."""
     all_lines = [as_one_line(title), *characters.split_at_breaks(lines)]
-    return _clean_lines(all_lines, {0}, _SIGNS.find(all_lines))
+    signs = _SIGNS.find(all_lines)
+    allowed = _allowed_rules(all_lines, signs, starts=[0], plain=() if is_parsed else (0,))
+    return list(_clean_lines(all_lines, signs, allowed))
 
 
-def clean_all(articles: Sequence[tuple[str, list[str]]]) -> list[CleanText]:
+def clean_all(
+    articles: Sequence[tuple[str, list[str]]], plain: Collection[int] = ()
+) -> list[CleanText]:
     """Titles and lines, marked as text_rules.py wants, cleaned, in order.
 
-    Headings that nothing follows are dropped.
+    `plain` are the numbers of articles that do not come from Structured Contents; rules of scope
+    "parsed" leave them alone. Headings that nothing follows are dropped.
     """
     lines: list[str] = []
     starts: list[int] = []  # the line of each title; the text follows it
@@ -93,9 +99,10 @@ def clean_all(articles: Sequence[tuple[str, list[str]]]) -> list[CleanText]:
         lines += text
     signs = _SIGNS.find(lines)
     if any(rules & _HAS_LINE_BREAK for rules in signs.values()):
-        return clean_all([(title, characters.split_at_breaks(text)) for title, text in articles])
+        divided = [(title, characters.split_at_breaks(text)) for title, text in articles]
+        return clean_all(divided, plain)
     fired: list[set[str]] = [set() for _ in articles]
-    for change in _clean_lines(lines, set(starts), signs):
+    for change in _clean_lines(lines, signs, _allowed_rules(lines, signs, starts, plain)):
         fired[bisect_right(starts, change.line) - 1].add(change.rule.name)
     starts.append(len(lines))
     return [
@@ -104,37 +111,52 @@ def clean_all(articles: Sequence[tuple[str, list[str]]]) -> list[CleanText]:
     ]
 
 
-def _clean_lines(lines: list[str], titles: set[int], signs: dict[int, int]) -> list[Change]:
-    """Clean `lines`, whose `signs` were found, in place; returns what was changed."""
-    history: list[Change] = []
-    wanted = signs
-    formulas = {n: _hide_formulas(lines, n) for n in wanted if wanted[n] & _HAS_FORMULA}
-    allowed = {}  # only what differs from all rules
-    for number in wanted:
+def _allowed_rules(
+    lines: Sequence[str], numbers: Iterable[int], starts: Sequence[int], plain: Collection[int]
+) -> dict[int, int]:
+    """The bits of the rules for lines, ascending, that not all rules are for."""
+    allowed = {}
+    titles = set(starts)
+    code = code_lines(lines, numbers, titles)
+    for number in numbers:
         if number in titles:
             allowed[number] = _TITLE_RULES
-        elif is_code(lines, number):
+        elif number in code:
             allowed[number] = _CODE_RULES
+        elif plain and bisect_right(starts, number) - 1 in plain:
+            allowed[number] = _PLAIN_RULES
+    return allowed
+
+
+def _clean_lines(
+    lines: list[str], signs: dict[int, int], allowed: Mapping[int, int]
+) -> Iterator[Change]:
+    """Clean `lines`, whose `signs` were found, in place; tells what was changed."""
+    formulas = {n: _hide_formulas(lines, n) for n in signs if signs[n] & _HAS_FORMULA}
+    wanted = signs
     for _ in range(_MAX_ROUNDS):
         for number in wanted.keys() & allowed.keys():
             wanted[number] &= allowed[number]
         changes = _apply_rules(lines, wanted)
         if not changes:
             break
-        history += changes
+        yield from changes
         numbers = sorted({change.line for change in changes})
         found = _SIGNS.find([lines[number] for number in numbers])
         wanted = {numbers[place]: rules for place, rules in found.items()}
     for number, hidden in formulas.items():
         _put_back(hidden, lines, number)
-    return history
 
 
 def _hide_formulas(lines: list[str], number: int) -> list[str]:
-    """Leave one mark for each formula of a line; returns the formulas."""
+    """Leave one mark for each formula of a line; returns the formulas, their characters cleaned."""
     pieces = _FORMULA.split(lines[number])
     lines[number] = FORMULA.join(piece.replace(FORMULA, "") for piece in pieces[::2])
-    return pieces[1::2]
+    formulas = pieces[1::2]
+    signs = _SIGNS.find(formulas)
+    for _ in _clean_lines(formulas, signs, dict.fromkeys(range(len(formulas)), _CODE_RULES)):
+        pass  # what changes inside a formula is not counted
+    return formulas
 
 
 def _put_back(formulas: list[str], lines: list[str], number: int) -> None:

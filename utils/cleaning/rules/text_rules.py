@@ -3,10 +3,12 @@
 Every rule works inside a line, a paragraph, and adds or removes none. It is applied to the lines
 that hold one of its signs, many of them at once, joined by "\n". Rules of scope "prose" do not see
 lines of code, which keep their layout: those marked as CODE by the reader of the record, and any
-that begin with two spaces, a tab, Python's prompt or the border of a table.
+that begin with two spaces, a tab, Python's prompt or the border of a table. Those of scope "parsed"
+see only what Wikimedia's parser made for Structured Contents: they mend its faults, and in other
+text, where spaces stand beside what was lost, they would do harm.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from string import ascii_letters, ascii_uppercase
 from typing import Literal, NamedTuple
 
@@ -34,7 +36,7 @@ class Rule(NamedTuple):
     A sign is text of one to three bytes of UTF-8, or such bytes; "\n" is either end of a line.
     """
 
-    scope: Literal["all", "prose"]
+    scope: Literal["all", "prose", "parsed"]
     apply: Callable[[str], str]
     signs: Sequence[str | bytes]
     before: str
@@ -51,6 +53,13 @@ def _pairs(first: str, seconds: str) -> list[str]:
 
 RULES = (
     Rule("all", characters.plain_spaces, characters.SPACES, "5\xa0km\u2009wide", "5 km wide"),
+    Rule(
+        "all",
+        characters.misread_windows,
+        characters.MISREAD_WINDOWS,
+        "Jung\x92s \x93Ego\x94",
+        "Jung’s “Ego”",
+    ),
     Rule(
         "all",
         characters.invisible,
@@ -163,7 +172,7 @@ RULES = (
         "Volta of Como",
     ),
     Rule(
-        "prose", prose.spaced_quotes, (' " ',), 'the song " Sing ", from', 'the song "Sing", from'
+        "parsed", prose.spaced_quotes, (' " ',), 'the song " Sing ", from', 'the song "Sing", from'
     ),
     Rule(
         "prose", prose.doubled_quotes, ('""',), 'Old French ""jouel"" and', 'Old French "jouel" and'
@@ -172,7 +181,7 @@ RULES = (
         "prose", prose.spaced_possessive, (" 's", b"\x80\x99s"), "in Uber 's cars", "in Uber's cars"
     ),
     Rule(
-        "prose",
+        "parsed",
         prose.spaced_hyphen,
         (" -", "- "),
         "a Monroe -inspired song – or",
@@ -215,8 +224,16 @@ def as_one_line(text: str) -> str:
     return " ".join((text if text.isprintable() else without_marks(text)).split())
 
 
-def is_code(lines: Sequence[str], number: int) -> bool:
-    """Whether a line is one of code."""
-    while lines[number].startswith(_CONTINUED) and number:
-        number -= 1
-    return lines[number].startswith(_CODE_LINE)
+def code_lines(lines: Sequence[str], numbers: Iterable[int], titles: Container[int]) -> set[int]:
+    """Which of the lines with these numbers, ascending, are code; a title begins another text."""
+    code: set[int] = set()
+    last = -1  # that was looked at
+    for number in numbers:
+        begin = number
+        while begin > last and lines[begin].startswith(_CONTINUED) and begin not in titles:
+            begin -= 1
+        is_code = begin in code if begin == last else lines[begin].startswith(_CODE_LINE)
+        if is_code:
+            code.add(number)
+        last = number
+    return code

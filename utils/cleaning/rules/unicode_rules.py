@@ -15,6 +15,12 @@ INVISIBLE = "".join(chr(c) for low, high in _INVISIBLE_RANGES for c in range(low
 SPACES = (
     "\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 )
+_WINDOWS = {
+    code: bytes([code]).decode("cp1252", errors="ignore")
+    for code in range(0x80, 0xA0)
+    if code != 0x85  # which is a line break
+}
+MISREAD_WINDOWS = "".join(map(chr, _WINDOWS))
 JOINERS = "\u200c\u200d"
 LINE_BREAKS = "\r\v\f\x85\u2028\u2029"
 _BREAKS = re.compile(f"[{LINE_BREAKS}]")
@@ -55,6 +61,11 @@ _MANY_MARKS = re.compile(f"([{_MARKS}]{{30}})[{_MARKS}]+")
 def split_at_breaks(lines: Iterable[str]) -> list[str]:
     """The lines, divided at every kind of line break but "\\n", which none of them holds."""
     return [part for line in lines for part in _BREAKS.split(line.removesuffix("\r"))]
+
+
+def misread_windows(text: str) -> str:
+    """Signs of Windows' character set that were read as control characters of Latin-1."""
+    return text.translate(_WINDOWS)
 
 
 def composed(text: str) -> str:
