@@ -111,10 +111,13 @@ def test_a_member_of_an_archive_is_named_behind_it(raw_file: Path, tmp_path: Pat
     archive = tmp_path / "all.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.write(raw_file, "part_0.jsonl")
+        file.writestr("folder/part_2.jsonl", json.dumps(RECORDS[1]))
         file.writestr("part_1.jsonl", json.dumps(RECORDS[1]))
     raw_file.unlink()
     assert "Monroe-inspired" in explain(tmp_path / "all.zip!part_0.jsonl", 1, 10)
-    with pytest.raises(DataError, match=r"holds 2 files\n *Name one .* reads: all\.zip!part_0"):
+    in_folder = explain(tmp_path / "all.zip!folder/part_2.jsonl", 1, 10)
+    assert in_folder.endswith("dropped: disambiguation")
+    with pytest.raises(DataError, match=r"holds 3 files\n *Name one .* reads: all\.zip!part_0"):
         explain(archive, 1, 10)
     with pytest.raises(DataError, match=r"wrong\.jsonl: no such file in all\.zip"):
         explain(tmp_path / "all.zip!wrong.jsonl", 1, 10)

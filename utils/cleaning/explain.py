@@ -52,21 +52,22 @@ def read_record_at(path: Path, number: int) -> tuple[Article | Dropped, bytes]:
 
 
 def _raw_file(path: Path) -> RawFile:
-    archive, _, _ = path.name.partition("!")
-    found = find_raw_files(path.parent) if (path.parent / archive).is_file() else []
-    raw_files = [raw for raw in found if raw.path.name == archive]
-    for raw in raw_files:
-        if path.name == raw.name or (path.name == archive and len(raw_files) == 1):
-            return raw
-    if raw_files:
-        names = ", ".join(raw.name for raw in raw_files[:3])
-        if path.name == archive:
-            what = f"holds {len(raw_files)} files"
-        else:
-            what = f"no such file in {archive} that could be named alone"
-        more = " ..." * (len(raw_files) > 3)
-        raise DataError(f"{path}: {what}", f"Name one that cleaner.py reads: {names}{more}")
-    raise DataError(f"{path}: no such raw file", "Name one that cleaner.py reads.")
+    """The raw file of that name, "dump.zip!folder/part_0.jsonl" for a member of an archive."""
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    name = str(path.relative_to(folder))
+    archive = name.partition("!")[0]
+    is_there = (folder / name).is_file() or (folder / archive).is_file()
+    found = find_raw_files(folder) if is_there else []
+    inside = [raw for raw in found if raw.path == folder / name]
+    named = [raw for raw in found if raw.name == name] or inside
+    if len(named) == 1:
+        return named[0]
+    others = inside or [raw for raw in found if raw.path == folder / archive]
+    if not others:
+        raise DataError(f"{path}: no such raw file", "Name one that cleaner.py reads.")
+    what = f"holds {len(inside)} files" if inside else f"no such file in {archive}"
+    names = ", ".join(raw.name for raw in others[:3]) + " ..." * (len(others) > 3)
+    raise DataError(f"{path}: {what}", f"Name one that cleaner.py reads: {names}")
 
 
 def _line(raw: RawFile, number: int) -> bytes:

@@ -28,6 +28,7 @@ from utils.files import atomic_write
 BATCH_CHARACTERS = 1 << 19  # cleaned at once: enough to make one article's share of calls small
 # That many bad lines and not one good, where less than half may be bad: the file is of another
 # format and need not be read to its end.
+REPORT_LINES = 1 << 14
 _HOPELESS_LINES = 1_000
 _HOPELESS_SHARE = 0.5
 
@@ -190,8 +191,9 @@ def _clean_lines(
 ) -> None:
     batch = _Batch(writer, index, settings, counts)
     next_report_bytes = 0
-    for line in reader:
-        if reader.bytes_read >= next_report_bytes:
+    for number, line in enumerate(reader):
+        # by lines, too: a megabyte may unpack to a gigabyte
+        if reader.bytes_read >= next_report_bytes or number % REPORT_LINES == 0:
             next_report_bytes = reader.bytes_read + REPORT_BYTES
             report(reader.bytes_read, writer.articles)
         try:

@@ -16,7 +16,7 @@ import zstandard
 BUFFER_BYTES = 1 << 20
 RAW_DEFLATE = "deflate"
 _STORED_CHUNK_BYTES = 1 << 17
-_ZSTD_CHUNK_BYTES = 512  # at most 128 blocks of 4 bytes, each of which makes 128 kB
+_ZSTD_CHUNK_BYTES = 256  # at most 64 blocks of 4 bytes, each of which makes 128 kB
 _MAX_ZSTD_WINDOW_BYTES = 1 << 27  # zstd's own default; a frame may claim 2 GiB
 _ZSTD_WINDOW_ERROR = "Frame requires too much memory"  # of zstd's error_private.c
 

@@ -143,13 +143,15 @@ def _without_substitutions(line: str) -> str:
     """Without templates that were to be replaced by their text when the page was saved."""
     if _speaks_of_markup(line):
         return line
+    pieces: list[str] = []
     place = 0
     while match := _SUBSTITUTION.search(line, place):
         end, is_closed = closing_brace(line, line.index("{", match.start()))
-        if is_closed or match.start() == 0:  # else nothing says where it ends
-            line = line[: match.start()] + line[end:]
-        place = match.start() if is_closed else len(line)
-    return line
+        if not is_closed and match.start():
+            break  # nothing says where it ends
+        pieces.append(line[place : match.start()])
+        place = end
+    return "".join([*pieces, line[place:]])
 
 
 def doubled_math(text: str) -> str:
