@@ -276,11 +276,11 @@ def test_the_tokenizers_table_says_how_many_times_as_fast_as_stock() -> None:
 
 
 def test_the_cleaners_table_says_how_fast_it_is_against_orjson() -> None:
-    speeds = {"a.jsonl": {"orjson": timing(1, 2), "cleaner": timing(6, 4)}}
+    speeds = {"a.jsonl": {"orjson": timing(1, 2, 2), "cleaner": timing(6, 8, 4)}}
     section = bench_cleaner._body(
         {"a.jsonl": 200_000_000}, speeds, {1: [18, 36, 9], 2: [10, 20, 5]}, {4_000: 50_000_000}
     )
-    assert cells(section, "a.jsonl") == ["200", "50", "0.25"]
+    assert cells(section, "a.jsonl") == ["200", "50", "0.25"], "1/6, 2/8, 2/4"
     assert "Two workers: 1.80 x one (18.0 s and 10.0 s" in section
     assert "4.0 kB: 50.0 MB" in section
 
