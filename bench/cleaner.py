@@ -233,7 +233,8 @@ def _body(
     one, two = (statistics.median(clocks[workers]) for workers in (1, 2))
     return (
         "One core, MB of JSON lines per CPU second, the best of the rounds; x is the median of the"
-        f" rounds' ratios, and its goal {GOAL}.\n\n{table(['file', 'orjson parses', 'cleaned', 'x'], rows)}\n\n"
+        f" rounds' ratios, and its goal {GOAL}.\n\n"
+        f"{table(['file', 'orjson parses', 'cleaned', 'x'], rows)}\n\n"
         f"Two workers: {times_as_fast(clocks[2], clocks[1]):.2f} x one ({one:.1f} s and {two:.1f} s"
         f" on {cores} cores, their start included; medians of {len(clocks[1])} rounds; goal"
         f" {WORKERS_GOAL} x).\nA worker's peak memory, by the length of its file (goal"
