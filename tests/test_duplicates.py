@@ -18,6 +18,7 @@ import pytest
 
 import cleaner
 from tests.conftest import REPOSITORY
+from utils import interrupts
 from utils.articles import (
     duplicates_path_of,
     marker_path_of,
@@ -542,7 +543,7 @@ def test_a_death_at_any_moment_of_the_comparison_is_made_good(corpus: Corpus) ->
 
 
 def test_an_interrupted_comparison_goes_on(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "SAME_SIGNAL_SECONDS", 0)
+    monkeypatch.setattr(interrupts, "SAME_SIGNAL_SECONDS", 0)
     busy_corpus(corpus)
     lines = dropped_lines.all_lines
 

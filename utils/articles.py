@@ -122,17 +122,21 @@ def text_path_of(cleaned_dir: Path, stem: str) -> Path:
 
 
 def marker_path_of(text_path: Path) -> Path:
-    return text_path.with_name(text_path.name.removesuffix(".txt") + ".json")
+    return _beside(text_path, ".json")
 
 
 def pages_path_of(text_path: Path) -> Path:
     """Where the index of a text's pages belongs."""
-    return text_path.with_name(text_path.name.removesuffix(".txt") + ".pages")
+    return _beside(text_path, ".pages")
 
 
 def duplicates_path_of(text_path: Path) -> Path:
     """Where the articles of a text belong that were dropped as duplicates."""
-    return text_path.with_name(text_path.name.removesuffix(".txt") + ".duplicates")
+    return _beside(text_path, ".duplicates")
+
+
+def _beside(text_path: Path, suffix: str) -> Path:
+    return text_path.with_name(text_path.name.removesuffix(".txt") + suffix)
 
 
 def stem_of(text_path: Path) -> str:
@@ -228,12 +232,11 @@ def changed_since(cleaned_dir: Path, digests: Mapping[str, str]) -> list[str]:
 
     Only markers are read. A text that is not there, or is not finished, is none of them.
     """
+    paths = {stem: text_path_of(cleaned_dir, stem) for stem in digests}
     return [
         stem
-        for stem, digest in digests.items()
-        if (text_path := text_path_of(cleaned_dir, stem))
-        and marker_path_of(text_path).is_file()
-        and read_marker(text_path).output_sha256 != digest
+        for stem, path in paths.items()
+        if marker_path_of(path).is_file() and read_marker(path).output_sha256 != digests[stem]
     ]
 
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from utils.errors import Interrupted
+
 # One Ctrl-C can arrive twice, from the terminal and from a parent that passes it on.
 SAME_SIGNAL_SECONDS = 0.5
 
@@ -38,7 +40,16 @@ class InterruptGuard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self.received is not None:  # it must still be here when the same signal comes twice
+            elapsed_seconds = time.monotonic() - self._received_seconds
+            time.sleep(max(0.0, SAME_SIGNAL_SECONDS - elapsed_seconds))
         self._restore()
+
+    def check(self, what: str, hint: str) -> None:
+        """Raise Interrupted if a signal came; its name stands before `what`."""
+        if self.received is not None:
+            name = signal.Signals(self.received).name
+            raise Interrupted(f"{name}: {what}", hint, self.received)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.received is None:

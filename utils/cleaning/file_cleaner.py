@@ -26,9 +26,9 @@ from utils.errors import DataError
 from utils.files import atomic_write
 
 BATCH_CHARACTERS = 1 << 19  # cleaned at once: enough to make one article's share of calls small
+REPORT_LINES = 1 << 14  # between two calls of `report`, where they are few bytes as stored
 # That many bad lines and not one good, where less than half may be bad: the file is of another
 # format and need not be read to its end.
-REPORT_LINES = 1 << 14
 _HOPELESS_LINES = 1_000
 _HOPELESS_SHARE = 0.5
 
@@ -121,7 +121,8 @@ def clean_file(
 ) -> CleanedFile:
     """Write `raw`'s articles, then the marker that says they are whole.
 
-    `report(bytes_read, articles)` is called about every REPORT_BYTES, and may raise to stop.
+    `report(bytes_read, articles)` is called every REPORT_BYTES or REPORT_LINES, and may raise to
+    stop.
     Raises DataError if the file cannot be read or too many lines are bad, and OSError naming the
     text if it cannot be written. An older text may stay then, but without its marker, and so as
     one that is not finished; where `raw` cannot be opened, all stays as it was.
@@ -252,12 +253,11 @@ class _Batch:
         pages: list[bytes] = []
         rules: list[str] = []
         for article, cleaned in zip(self._articles, texts, strict=True):
-            paragraphs = [cleaned.title, *cleaned.lines]
             if reason := reason_too_short(cleaned, self._settings.min_characters):
                 self._counts.dropped[reason] += 1
             else:
                 rules += cleaned.rules
-                kept.append(paragraphs)
+                kept.append([cleaned.title, *cleaned.lines])
                 pages.append(article.page)
         self._counts.rules.update(rules)
         for page, line in zip(pages, self._writer.write_all(kept), strict=True):

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -17,9 +16,9 @@ from typing import Any
 from utils.articles import CleanerSettings
 from utils.cleaning.file_cleaner import CleanedFile, clean_file
 from utils.cleaning.inputs.raw_files import RawFile
-from utils.errors import DataError, Interrupted
+from utils.errors import DataError
 from utils.files import remove_stale_temporaries
-from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard
+from utils.interrupts import InterruptGuard
 from utils.terminal import Progress, say, warn
 
 POLL_SECONDS = 0.2
@@ -55,8 +54,6 @@ def clean_files(
             shared.stop()
             pool.shutdown(cancel_futures=True)
             remove_stale_temporaries(cleaned_dir)  # of workers that a signal ended
-            if guard.received is not None:
-                time.sleep(SAME_SIGNAL_SECONDS)  # the guard must still be here when it comes twice
             raise
         pool.shutdown()
     return sum(shared.bytes_read), errors
@@ -150,12 +147,7 @@ def _follow(
 
 
 def _check_interrupted(guard: InterruptGuard) -> None:
-    if guard.received is not None:
-        raise Interrupted(
-            f"{signal.Signals(guard.received).name}: stopped; finished files are kept",
-            "The same command goes on with the others.",
-            guard.received,
-        )
+    guard.check("stopped; finished files are kept", "The same command goes on with the others.")
 
 
 def _error_of(future: Future[CleanedFile], raw: RawFile) -> DataError | None:

@@ -4,15 +4,14 @@ Threads are enough, for what takes the time runs outside Python's lock: the toke
 all cores by itself, hashing, and writing. They fill the moments in which one file waits.
 """
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from utils.errors import DataError, Interrupted
-from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard
+from utils.errors import DataError
+from utils.interrupts import InterruptGuard
 from utils.preparing.sources import Source, raise_together
 from utils.terminal import Progress, warn
 
@@ -86,8 +85,6 @@ def for_each_file(
         except BaseException:
             tally.stopped = True
             pool.shutdown(cancel_futures=True)
-            if guard.received is not None:
-                time.sleep(SAME_SIGNAL_SECONDS)  # the guard must still be here when it comes twice
             raise
     raise_together(
         errors, f"{len(errors)} of {len(sources)} files failed; the others are finished."
@@ -108,7 +105,7 @@ def _follow(
     waiting = set(futures)
     while waiting:
         done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-        _check_interrupted(guard)
+        guard.check("stopped; the finished files are kept", "Run the same command again to go on.")
         progress.advance(tally.size_bytes - progress.done, tally.note())
         for future in done:
             error = future.exception()
@@ -118,12 +115,3 @@ def _follow(
             elif error is not None:
                 raise error
     return errors
-
-
-def _check_interrupted(guard: InterruptGuard) -> None:
-    if guard.received is not None:
-        raise Interrupted(
-            f"{signal.Signals(guard.received).name}: stopped; the finished files are kept",
-            "Run the same command again to go on.",
-            guard.received,
-        )

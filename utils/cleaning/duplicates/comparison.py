@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import signal
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +13,7 @@ from utils.articles import CleanedMarker, duplicates_path_of, read_marker, write
 from utils.cleaning.duplicates.dropped_lines import all_lines, dropped_now, rewrite
 from utils.cleaning.duplicates.duplicates import BoolArray, alike, older_copies, repeats
 from utils.cleaning.duplicates.pages import Entries, read_pages
-from utils.errors import Interrupted
-from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard
+from utils.interrupts import InterruptGuard
 from utils.terminal import Progress
 
 OLDER_COPY = "older_copy"  # why an article is dropped, as markers count it
@@ -170,10 +167,4 @@ def _progress(
 
 
 def _check_interrupted(guard: InterruptGuard) -> None:
-    if guard.received is not None:
-        time.sleep(SAME_SIGNAL_SECONDS)  # the guard must still be here when it comes twice
-        raise Interrupted(
-            f"{signal.Signals(guard.received).name}: stopped; finished files are kept",
-            "The same command goes on with comparing them.",
-            guard.received,
-        )
+    guard.check("stopped; finished files are kept", "The same command goes on with comparing them.")
