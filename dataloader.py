@@ -1,32 +1,31 @@
 """Token windows to batches: training data on the GPU, validation data pinned on the CPU.
 
 The tokens of a dataset lie in memory once, as uint16. Windows are a strided view of them and a
-batch is one gather; only the batch is int64.
+batch is one gather; only the batch is int64. Training data may stay in main memory too: its
+batches are then sent to the GPU ahead of their use.
 """
 
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from utils.batch_stream import cuda_slots, stream_batches, widen
 from utils.config import Config
 from utils.config_file import load_config, override
 from utils.device import choose_device, free_memory_bytes
 from utils.errors import DatasetError, DeviceError
 from utils.files import format_bytes
 from utils.interrupts import InterruptGuard
-from utils.split import BoolArray, Spans, compact, held_out, select_windows
-from utils.terminal import Progress, say
-from utils.token_files import DatasetMetadata, read_metadata, read_stream
-from utils.windows import window_starts
+from utils.sides import START_BYTES, TOKEN_BYTES, Side, load_sides, reading_bytes, split_sides
+from utils.terminal import say
+from utils.token_files import DatasetMetadata, read_metadata
 
-TOKEN_BYTES = 2
+CPU = torch.device("cpu")
 
 
 class DatasetInfo(TypedDict):
@@ -62,25 +61,32 @@ class WindowDataset(Dataset[Tensor]):
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Tensor:
-        return _widen(self.rows[self.starts[index]])
+        return widen(self.rows[self.starts[index]])
 
     def __getitems__(self, indices: Tensor | Sequence[int]) -> Tensor:
         """Several windows at once, (len(indices), window)."""
         index = torch.as_tensor(indices, device=self.starts.device)
-        return _widen(self.rows[self.starts[index]])
+        return widen(self.rows[self.starts[index]])
+
+    def gather(self, indices: Tensor, out: Tensor) -> Tensor:
+        """The same, as int16 of the same bits, in the first rows of `out`, which it returns."""
+        filled = out[: len(indices)]
+        torch.index_select(self.rows, 0, self.starts[indices], out=filled)
+        return filled
 
 
 class WindowSampler(Sampler[Tensor]):
     """Batches of window indices, reshuffled every epoch, resumable at any batch.
 
-    The order of epoch n depends on `seed` and n alone. Iterating to the end moves on to the next
-    epoch; `set_position` goes anywhere.
+    The order of epoch n depends on `seed` and n alone. Iterating begins at the position that was
+    set, and leaves it there.
     """
 
     def __init__(self, dataset: WindowDataset, batch_size: int, shuffle: bool, seed: int) -> None:
         self.size, self.device = len(dataset), dataset.starts.device
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.epoch = self.first_batch = 0
+        self._ordered: tuple[int, Tensor] | None = None  # the last epoch asked for
 
     def set_position(self, epoch: int, batch: int) -> None:
         """Let the next iteration begin at batch number `batch` of epoch number `epoch`."""
@@ -91,22 +97,43 @@ class WindowSampler(Sampler[Tensor]):
         return self.size // self.batch_size if self.shuffle else -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        order = self._order().to(self.device)
+        order = self._order(self.epoch)
         for batch in range(self.first_batch, len(self)):
-            yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
-        self.set_position(self.epoch + 1, 0)
+            yield self._rows_of(order, batch)
 
-    def _order(self) -> Tensor:
-        if not self.shuffle:
-            return torch.arange(self.size)
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        return torch.randperm(self.size, generator=generator)
+    def indices_of(self, epoch: int, batch: int) -> Tensor:
+        """The window indices of one batch of an epoch, int64 (rows,), on the dataset's device."""
+        assert 0 <= batch < len(self), "no such batch"
+        return self._rows_of(self._order(epoch), batch)
+
+    def _rows_of(self, order: Tensor, batch: int) -> Tensor:
+        return order[batch * self.batch_size : (batch + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> Tensor:
+        """All window indices as they come in that epoch."""
+        if self._ordered is None or self._ordered[0] != epoch:
+            generator = torch.Generator().manual_seed(self.seed + epoch)
+            order = torch.arange(self.size)
+            if self.shuffle:
+                order = torch.randperm(self.size, generator=generator)
+            self._ordered = (epoch, order.to(self.device))
+        return self._ordered[1]
 
 
 class WindowLoader(DataLoader[Tensor]):
-    """A DataLoader of whole batches (rows, window), int64, that can start at any of them."""
+    """A DataLoader of whole batches (rows, window), int64, that can start at any of them.
 
-    def __init__(self, dataset: WindowDataset, sampler: WindowSampler, workers: int) -> None:
+    Batches are where the windows are; from main memory they go ahead to `device` if that is a
+    GPU. Iterating to the end moves on to the next epoch; `set_position` goes anywhere.
+    """
+
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        sampler: WindowSampler,
+        workers: int,
+        device: torch.device | None = None,
+    ) -> None:
         on_cpu = dataset.starts.device.type == "cpu"
         workers = workers if on_cpu else 0
         super().__init__(
@@ -121,25 +148,30 @@ class WindowLoader(DataLoader[Tensor]):
             generator=torch.Generator().manual_seed(sampler.seed),
         )
         self.windows, self.order = dataset, sampler
+        self.streams_to = device if on_cpu and device and device.type == "cuda" else None
+
+    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+        # Not left to the sampler: it is read ahead, and a loop that ends early must not move on.
+        epoch = self.order.epoch
+        if self.streams_to is None:
+            yield from super().__iter__()
+        else:
+            slots = cuda_slots(self.order.batch_size, self.windows.window, self.streams_to)
+            yield from stream_batches(self.order, self.windows.gather, slots)
+        self.set_position(epoch + 1, 0)
 
     def set_position(self, epoch: int, batch: int) -> None:
         """Let the next iteration begin at batch number `batch` of epoch number `epoch`."""
         self.order.set_position(epoch, batch)
 
+    def indices_of(self, epoch: int, batch: int) -> list[int]:
+        """Which windows make that batch of that epoch; an iteration under way is not disturbed.
 
-@dataclass(frozen=True)
-class _Side:
-    """One side of the split: the stretches of each file it owns."""
-
-    spans: list[Spans]
-
-    @property
-    def windows(self) -> int:
-        return sum(len(spans.window_starts) for spans in self.spans)
-
-    @property
-    def tokens(self) -> int:
-        return sum(spans.tokens for spans in self.spans)
+        `loader.windows[index]` is window number `index`, to be decoded: tokens
+        `starts[index]` to `starts[index] + window` of `loader.windows.stream`.
+        """
+        indices: list[int] = self.order.indices_of(epoch, batch).tolist()
+        return indices
 
 
 def create_simple_train_val_dataloaders(
@@ -170,25 +202,26 @@ def create_simple_train_val_dataloaders(
     config = override(config, {key: value for key, value in given.items() if value is not None})
     batch_size, seed = config.training.batch_size, config.dataloader.seed
     device = device if isinstance(device, torch.device) else choose_device(device)
-    train_device = device if config.dataloader.train_device == "cuda" else torch.device("cpu")
+    train_device = device if config.dataloader.train_device == "cuda" else CPU
     dataset_dir = config.paths.test_dataset_dir if test_mode else config.paths.dataset_dir
     metadata = read_metadata(dataset_dir)
     _check_fits_model(metadata, dataset_dir, config)
     if verbose:
         say(f"Dataset {dataset_dir}: {metadata.tokens:,} tokens in {len(metadata.files)} file(s)")
-    _check_memory(metadata, train_device)
-    streams, (train, val) = _read_and_split(
-        dataset_dir, metadata, config.dataloader.val_split, seed
-    )
+    train, val = split_sides(dataset_dir, metadata, config.dataloader.val_split, seed)
     _check_sizes(train, val, batch_size, dataset_dir)
-    train_set = _join(streams, train, metadata.window, train_device)
-    val_set = _join(streams, val, metadata.window, torch.device("cpu"))
+    _check_memory(train, val, train_device, reading_bytes(metadata))
+    sides = [(train, train_device), (val, CPU)]
+    train_set, val_set = (
+        WindowDataset(stream, starts, metadata.window)
+        for stream, starts in load_sides(dataset_dir, metadata, sides)
+    )
     # In one random order for good, so that the first batches alone are a fair sample.
     order = torch.randperm(val.windows, generator=torch.Generator().manual_seed(seed))
     val_set.starts = val_set.starts[order]
     workers = config.dataloader.num_workers
     train_loader = WindowLoader(
-        train_set, WindowSampler(train_set, batch_size, shuffle_train, seed), workers
+        train_set, WindowSampler(train_set, batch_size, shuffle_train, seed), workers, device
     )
     val_loader = WindowLoader(val_set, WindowSampler(val_set, batch_size, False, seed), workers)
     info = DatasetInfo(
@@ -211,42 +244,6 @@ def create_simple_train_val_dataloaders(
     return train_loader, val_loader, info
 
 
-def _read_and_split(
-    dataset_dir: Path, metadata: DatasetMetadata, share: float, seed: int
-) -> tuple[list[Tensor], tuple[_Side, _Side]]:
-    """Every file's token stream, and what of it belongs to training and to validation."""
-    streams: list[Tensor] = []
-    documents = {}
-    with Progress("Loading", metadata.tokens * TOKEN_BYTES, "B") as progress:
-        for file in metadata.files:
-            stream, documents[file.stem] = read_stream(dataset_dir, metadata, file)
-            streams.append(torch.from_numpy(stream))
-            progress.advance(stream.nbytes, file.stem)
-    is_val = held_out(documents, metadata.tokens, share, seed)
-
-    def side(wanted: dict[str, BoolArray]) -> _Side:
-        spans = []
-        for file in metadata.files:
-            starts = window_starts(file.tokens, metadata.window, metadata.stride)
-            kept = select_windows(starts, metadata.window, documents[file.stem], wanted[file.stem])
-            spans.append(compact(kept, metadata.window))
-        return _Side(spans)
-
-    return streams, (side({stem: ~chosen for stem, chosen in is_val.items()}), side(is_val))
-
-
-def _join(streams: list[Tensor], side: _Side, window: int, device: torch.device) -> WindowDataset:
-    """One side's stretches of all files, end to end on `device`."""
-    joined = torch.empty(side.tokens, dtype=torch.uint16, device=device)
-    starts, end = [], 0
-    for stream, spans in zip(streams, side.spans, strict=True):
-        starts.append(spans.window_starts + end)
-        for begin, finish in zip(spans.begins.tolist(), spans.ends.tolist(), strict=True):
-            joined[end : end + finish - begin] = stream[begin:finish].to(device)
-            end += finish - begin
-    return WindowDataset(joined, torch.from_numpy(np.concatenate(starts)).to(device), window)
-
-
 def _check_fits_model(metadata: DatasetMetadata, dataset_dir: Path, config: Config) -> None:
     positions = config.model.max_position_embeddings
     if metadata.vocab_size != config.model.vocab_size:
@@ -263,20 +260,33 @@ def _check_fits_model(metadata: DatasetMetadata, dataset_dir: Path, config: Conf
         )
 
 
-def _check_memory(metadata: DatasetMetadata, device: torch.device) -> None:
-    if device.type != "cuda":
+def _check_memory(train: Side, val: Side, train_device: torch.device, reading: int) -> None:
+    """`reading` is what loading takes of main memory beside the two sides, in bytes."""
+    in_main_memory = val.memory_bytes + reading
+    if train_device.type == "cuda":
+        # An epoch's order lies beside the windows.
+        _check_free(train_device, "training", train.memory_bytes + train.windows * START_BYTES)
+    else:
+        in_main_memory += train.memory_bytes + train.windows * START_BYTES
+    _check_free(CPU, "dataset's", in_main_memory)
+
+
+def _check_free(device: torch.device, whose: str, needed_bytes: int) -> None:
+    free_bytes = free_memory_bytes(device)
+    if free_bytes is None or needed_bytes <= free_bytes:
         return
-    needed = metadata.tokens * TOKEN_BYTES + metadata.windows * 8
-    free = free_memory_bytes(device)
-    if free is not None and needed > free:
-        raise DeviceError(
-            f"the training tokens need {format_bytes(needed)} of GPU memory, but only"
-            f" {format_bytes(free)} of {device} are free",
-            "Set dataloader.train_device to cpu, prepare less text, or use a larger GPU.",
-        )
+    memory, place, choices = "main memory", "it", "Prepare less text, or free memory."
+    if device.type == "cuda":
+        memory, place = "GPU memory", str(device)
+        choices = "Set dataloader.train_device to cpu, prepare less text, or use a larger GPU."
+    raise DeviceError(
+        f"the {whose} tokens need {format_bytes(needed_bytes)} of {memory}, but only"
+        f" {format_bytes(free_bytes)} of {place} are free",
+        choices,
+    )
 
 
-def _check_sizes(train: _Side, val: _Side, batch_size: int, dataset_dir: Path) -> None:
+def _check_sizes(train: Side, val: Side, batch_size: int, dataset_dir: Path) -> None:
     if train.windows < batch_size or not val.windows:
         raise DatasetError(
             f"{dataset_dir}: has {train.windows:,} windows to train on and {val.windows:,} to"
@@ -290,15 +300,11 @@ def _report(info: DatasetInfo) -> None:
         ("train", info["train_size"], info["train_tokens"], info["train_device"]),
         ("val", info["val_size"], info["val_tokens"], info["val_device"]),
     ):
-        memory = format_bytes(tokens * TOKEN_BYTES + size * 8)
+        memory = format_bytes(tokens * TOKEN_BYTES + size * START_BYTES)
         say(f"  {name:5} {size:>11,} windows, {tokens:>13,} tokens, {memory:>8} on {device}")
     total = info["train_size"] + info["val_size"] + info["dropped_size"]
     share = info["dropped_size"] / total
     say(f"  left out {info['dropped_size']:,} windows ({share:.1%}) that touch both sides")
-
-
-def _widen(window_bits: Tensor) -> Tensor:
-    return window_bits.long() & 0xFFFF
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -18,6 +18,11 @@ from utils.config import Config, ModelConfig
 from utils.config_file import load_config
 from utils.errors import UsageError
 from utils.generation import KeyValueCache, Sampling, generate
+from utils.kernels import AVAILABLE as KERNELS_AVAILABLE
+
+if KERNELS_AVAILABLE:
+    from utils.kernels.cross_entropy import tied_head_loss
+    from utils.kernels.layer import KEYS, fused_layer, kernels_fit
 
 IGNORED_LABEL = -100  # F.cross_entropy's own default
 
@@ -44,6 +49,7 @@ class DecoderLayer(nn.TransformerDecoderLayer):
         )
         del self.multihead_attn, self.norm3, self.dropout, self.dropout3
         self.attention_dropout = config.attention_dropout
+        self.dropout_keys: Tensor | None = None  # (KEYS,) int32 where the layer is fused
 
     def forward(
         self,
@@ -57,6 +63,8 @@ class DecoderLayer(nn.TransformerDecoderLayer):
         memory_is_causal: bool = False,
     ) -> Tensor:
         """Attention, then the feed-forward block, each on a normalised copy and added back."""
+        if self.dropout_keys is not None and tgt_is_causal and tgt.dtype == torch.bfloat16:
+            return fused_layer(self, tgt, self.attention_dropout, self.dropout_keys)
         q, k, v = self._project(self.norm1(tgt))
         x = tgt + self.dropout1(self._attend(q, k, v, tgt_mask, tgt_is_causal))
         out: Tensor = x + self.dropout2(self._feed_forward(self.norm2(x)))
@@ -99,6 +107,13 @@ class DecoderLayer(nn.TransformerDecoderLayer):
         return out
 
 
+class FinalNorm(nn.LayerNorm):
+    """A LayerNorm that answers in its input's type, also under autocast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(x.dtype)
+
+
 def logits_and_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, T, V) of hidden states (B, T, C), and their mean loss on targets (B, T)."""
     logits = F.linear(hidden, weight)
@@ -125,8 +140,9 @@ class LanguageModel(nn.Module):
         self.decoder = nn.TransformerDecoder(
             DecoderLayer(shape),
             shape.num_layers,
-            norm=nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps),
+            norm=FinalNorm(shape.hidden_size, eps=shape.layer_norm_eps),
         )
+        self.dropout_keys: Tensor | None = None  # (layers, KEYS), redrawn for every loss
         self.head: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = logits_and_loss
         self._initialize(shape)
 
@@ -169,6 +185,18 @@ class LanguageModel(nn.Module):
         logits, loss = self.head(hidden, self.token_embedding.weight, targets)
         return {"logits": logits, "loss": loss}
 
+    def loss(self, input_ids: Tensor) -> Tensor:
+        """The mean loss of predicting each token of (B, T) from those before it, without logits."""
+        if self.dropout_keys is not None and self.training:
+            self.dropout_keys.random_()
+        hidden = self.hidden_states(input_ids)
+        targets = F.pad(input_ids[:, 1:], (0, 1), value=IGNORED_LABEL)
+        weight = self.token_embedding.weight
+        if self.dropout_keys is not None and hidden.dtype == torch.bfloat16:
+            count = input_ids.size(0) * (input_ids.size(1) - 1)
+            return tied_head_loss(hidden.flatten(0, 1), weight, targets.flatten(), count)
+        return self.head(hidden, weight, targets)[1]
+
     def hidden_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The last layer's normalised output, (B, T, C)."""
         length = input_ids.size(1)
@@ -195,6 +223,9 @@ class LanguageModel(nn.Module):
 
     def _embed(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         embedded = self.token_embedding(input_ids) + self.position_embedding(positions)
+        # Under autocast the residual stream is bf16 from here on: half the memory traffic.
+        if torch.is_autocast_enabled(embedded.device.type):
+            embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))
         out: Tensor = self.embedding_dropout(embedded)
         return out
 
@@ -207,12 +238,21 @@ class LanguageModel(nn.Module):
         return self.token_embedding.weight.device
 
     def compile_for_training(self) -> None:
-        """Compile each layer, once for all of them, and the head with its loss.
+        """Compile each layer, once for all of them, and the head; with our kernels where they fit.
 
         Parameter names stay as they are, and generation stays eager.
         """
-        for layer in self.decoder.layers:
-            layer.compile()
+        if KERNELS_AVAILABLE and kernels_fit(self.config.model, self.device):
+            keys = torch.zeros(
+                len(self.decoder.layers), KEYS, dtype=torch.int32, device=self.device
+            )
+            for layer, keys_of_layer in zip(self.decoder.layers, keys, strict=True):
+                layer.dropout_keys = keys_of_layer
+            self.dropout_keys = keys
+        # Combined, the casts of a layer's weights start as few kernels instead of one each.
+        options = {"combo_kernels": True}
+        for module in (*self.decoder.layers, self.decoder.norm):
+            module.compile(options=options)
         self.head = torch.compile(logits_and_loss)
 
     def parameter_count(self) -> int:

@@ -151,6 +151,22 @@ class CodeLlamaTokenizer:
         """The vocabulary's entry of each id, such as "▁Hello" or "<0x0A>"."""
         return [self._tokenizer.id_to_token(token_id) or "" for token_id in ids]
 
+    def token_bytes(self) -> list[int]:
+        """How many bytes of UTF-8 text each id stands for; a special one stands for none.
+
+        Their sum over the ids of a text is one more than its length in bytes: the encoder puts a
+        space before each text. U+2581, which comes back as a space, counts as one.
+        """
+        byte_pieces = frozenset(BYTE_PIECES)
+        sizes = [
+            1 if piece in byte_pieces else len(piece.replace("▁", " ").encode())
+            for piece in self.pieces(range(self.vocab_size))
+        ]
+        for token_id, token in self._tokenizer.get_added_tokens_decoder().items():
+            if token.special:
+                sizes[token_id] = 0
+        return sizes
+
     def summary(self) -> str:
         """What this tokenizer is, in a few lines for people."""
         special = (

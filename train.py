@@ -4,46 +4,48 @@ Writes checkpoints to checkpoints/run_.../, and logs to logs/tensorboard and log
 Ctrl-C saves and says how to resume; a resumed run is the uninterrupted one.
 """
 
+import argparse
 import itertools
-import math
 import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataloader import create_simple_train_val_dataloaders
 from model import create_model
 from tokenizer import CodeLlamaTokenizer
 from utils.articles import changed_since
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.checkpoint import Checkpoint
 from utils.cli import config_from, run_script, script_parser, shared_options
 from utils.config import Config
-from utils.device import autocast, choose_device, describe_device, seed_everything
-from utils.errors import DatasetError, Interrupted, TrainingError, UsageError
-from utils.evaluation import continuations, mean_loss
-from utils.files import sole_writer
+from utils.device import choose_device, seed_everything
+from utils.errors import DatasetError, Interrupted, UsageError
 from utils.interrupts import InterruptGuard
-from utils.logging_utils import DualLogger, is_logged, metrics_path, tensorboard_dir
-from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS, MetricsTracker, perplexity
-from utils.optimizer import build_optimizer
-from utils.resume import check_resumable, folder_to_go_on_in
-from utils.runs import (
-    BEST,
-    LATEST,
-    find_checkpoint,
-    new_run_folder,
-    prune_step_checkpoints,
-    step_name,
-)
+from utils.metrics import MetricsTracker
+from utils.optimizer import build_optimizers
+from utils.reports.run_curves import read_run
+from utils.reports.run_report import write_run_report
+from utils.runs import LATEST
 from utils.scheduler import Scheduler
-from utils.terminal import Progress, format_seconds, printable, say, warn
-from utils.training_state import Position, TrainingState
+from utils.terminal import emit, warn
+from utils.throughput import peak_tokens_per_second
+from utils.training.guards import StepGuard
+from utils.training.messages import conclude, introduce_model, introduce_run
+from utils.training.plan import Plan
+from utils.training.preparation import prepare
+from utils.training.recorder import Recorder
+from utils.training.resume import check_resumable
+from utils.training.run_checkpoints import RunCheckpoints
+from utils.training.run_place import RunPlace, claimed_place, opened_origin
+from utils.training.state import Position, TrainingState
+from utils.training.step import TrainStep
+from utils.training.validation import Validator
 
 
 class Trainer:
@@ -56,34 +58,19 @@ class Trainer:
         test_mode: bool = False,
         resume_from: Checkpoint | None = None,
     ) -> None:
-        self.config, self.device = config, device
-        self.settings = config.training
+        self.config, self.device, self.settings = config, device, config.training
         seed_everything(self.settings.seed)
         self.tokenizer = CodeLlamaTokenizer.load(config.paths.tokenizer_dir, config)
         self.train_loader, self.val_loader, self.info = create_simple_train_val_dataloaders(
             test_mode=test_mode, config=config, device=device
         )
         self._check_current(f"python dataset_prep.py{' --test' * test_mode}")
-        self.steps_per_epoch = len(self.train_loader) // self.settings.gradient_accumulation_steps
-        if not self.steps_per_epoch:
-            raise TrainingError(
-                f"an epoch has {len(self.train_loader)} batches, fewer than"
-                f" gradient_accumulation_steps ({self.settings.gradient_accumulation_steps})",
-                "Lower batch_size or gradient_accumulation_steps, or prepare more text.",
-            )
-        self.total_steps = self.steps_per_epoch * self.settings.epochs
-        if self.settings.max_steps is not None:
-            self.total_steps = min(self.total_steps, self.settings.max_steps)
-        self.validation_interval = max(
-            1, round(self.settings.validation_interval_epochs * self.steps_per_epoch)
-        )
+        self.plan = Plan.of(self.settings, len(self.train_loader))
         self.model = create_model(config).to(device)
         self.state = self._fresh_state()
-        self.has_changed = True  # since the last save
         if resume_from is not None:
             self._restore(resume_from)
-        if device.type == "cuda" and self.settings.compile:
-            self.model.compile_for_training()
+        self.step = TrainStep(self.model, self.state.optimizers, device, self.settings)
 
     def _check_current(self, command: str) -> None:
         """Refuse a dataset of another tokenizer, and warn of texts that changed since it was made.
@@ -106,206 +93,144 @@ class Trainer:
             )
 
     def _fresh_state(self) -> TrainingState:
-        settings = self.settings
-        optimizer = build_optimizer(self.model, settings)
+        settings, shape = self.settings, self.config.model
+        optimizers = build_optimizers(self.model, settings)
         scheduler = Scheduler(
-            optimizer,
+            optimizers,
             peak=settings.learning_rate,
             minimum=settings.min_learning_rate,
             warmup_steps=settings.warmup_steps,
-            total_steps=self.total_steps,
+            total_steps=self.plan.total_steps,
         )
         metrics = MetricsTracker(
             settings.metrics_window_steps,
             settings.early_stopping_patience,
             settings.early_stopping_min_delta,
+            peak_tokens_per_second(
+                shape, self.model.parameter_count(), self.info["window"], self.device
+            ),
         )
-        return TrainingState(self.model, optimizer, scheduler, metrics, self.device)
+        guard = StepGuard(settings.max_skipped_steps, settings.spike_deviations)
+        return TrainingState(self.model, optimizers, scheduler, metrics, guard, self.device)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         changes = check_resumable(
             checkpoint, self.config, self.tokenizer.sha256, self.info["dataset_fingerprint"]
         )
         changes += self.state.restore(checkpoint)
-        self.has_changed = False
         for change in changes:
             warn(f"resuming with a change: {change}")
-
-    def train(
-        self, run_folder: Path, run_name: str, is_resumed: bool, options: Sequence[str]
-    ) -> None:
-        """Train to the end, or until a signal: then save, and raise Interrupted.
-
-        `options` are what the command that goes on needs beside `--resume`.
-        """
-        self.run_folder, self.run_name, self.options = run_folder, run_name, options
-        resumed_step = self.position.step if is_resumed else None
-        logger = DualLogger(self.config.paths.log_dir, run_name, resumed_step)
-        progress = Progress("Training", self.total_steps, "steps", initial=self.position.step)
-        with InterruptGuard("saving after this step") as guard, closing(logger), progress:
-            self.guard, self.logger, self.progress = guard, logger, progress
-            logger.log_config(self.config)
-            batches = self._batches()
-            self.metrics.start_clock()
-            self._validate_and_save_if_due()
-            while not self._is_finished():
-                self._step(batches)
-                self._log_if_due()
-                self._validate_and_save_if_due()
-
-    def _validate_and_save_if_due(self) -> None:
-        is_best = self._validate_if_due()
-        self._save_if_due(is_best)
-        self._stop_if_interrupted()
 
     @property
     def position(self) -> Position:
         return self.state.position
 
     @property
-    def metrics(self) -> MetricsTracker:
-        return self.state.metrics
+    def is_finished(self) -> bool:
+        return self.position.step >= self.plan.total_steps or self.state.metrics.should_stop
 
-    def _is_finished(self) -> bool:
-        return self.position.step >= self.total_steps or self.metrics.should_stop
+    def _snapshot(self, run_name: str) -> Checkpoint:
+        fingerprint = self.info["dataset_fingerprint"]
+        return self.state.snapshot(self.config, self.tokenizer.sha256, fingerprint, run_name)
+
+    def train(self, place: RunPlace, options: Sequence[str], compare: Sequence[str] = ()) -> None:
+        """Train to the end, or until a signal: then save, and raise Interrupted.
+
+        `options` are what the command that goes on needs beside `--resume`; `compare` are runs
+        that the report lays beside this one.
+        """
+        with (
+            InterruptGuard("saving after this step") as self.interrupts,
+            Recorder(
+                self.state, self.config, place, self.plan.total_steps, compare
+            ) as self.recorder,
+            RunCheckpoints(
+                self.state,
+                partial(self._snapshot, place.name),
+                place,
+                self.settings,
+                self.recorder.logger.flush,
+            ) as self.checkpoints,
+        ):
+            self.validator = Validator(
+                self.state, self.val_loader, self.tokenizer, self.recorder.logger, self.settings
+            )
+            self._loop(["--resume", str(place.folder / LATEST), *options])
+
+    def _loop(self, resume_options: Sequence[str]) -> None:
+        batches = self._batches()
+        self.state.metrics.start_clock()
+        self._validate_and_save_if_due()
+        self._stop_if_interrupted(resume_options)
+        while not self.is_finished:
+            self._step(batches)
+            self._validate_and_save_if_due()
+            self._stop_if_interrupted(resume_options)
 
     def _batches(self) -> Iterator[Tensor]:
-        """Training batches without end, from the run's position on."""
-        accumulation = self.settings.gradient_accumulation_steps
+        """Training batches (rows, window) without end, from the run's position on."""
         while True:
-            epoch, step_in_epoch = divmod(self.position.step, self.steps_per_epoch)
-            self.train_loader.set_position(epoch, step_in_epoch * accumulation)
-            left = (self.steps_per_epoch - step_in_epoch) * accumulation
+            self.train_loader.set_position(*self.plan.place_of(self.position.step))
+            left = self.plan.batches_left(self.position.step)
             for batch in itertools.islice(self.train_loader, left):
                 yield batch.to(self.device, non_blocking=True)
 
     def _step(self, batches: Iterator[Tensor]) -> None:
-        """One optimizer step. A loss or gradient that is not finite stops the run before it."""
-        accumulation = self.settings.gradient_accumulation_steps
-        losses, data_seconds, tokens = torch.zeros((), device=self.device), 0.0, 0
-        for _ in range(accumulation):
-            began = time.perf_counter()
-            batch = next(batches)  # (rows, window)
-            data_seconds += time.perf_counter() - began
-            with autocast(self.device, self.settings.precision):
-                loss = self.model(batch, labels=batch)["loss"] / accumulation
-            loss.backward()
-            losses += loss.detach()
-            tokens += batch.numel()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-        loss_value, norm_value = torch.stack([losses, norm]).tolist()  # waits for the device
-        if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
-            raise TrainingError(
-                f"step {self.position.step + 1}: the loss is {loss_value} and the gradient norm"
-                f" {norm_value}; the weights were not changed",
-                "Resume from the last checkpoint, or start again, with a lower"
-                " training.learning_rate.",
-            )
-        learning_rate = self.state.scheduler.learning_rate
-        self.state.optimizer.step()
-        self.state.scheduler.step()
-        self.state.optimizer.zero_grad(set_to_none=True)
-        self.position.step += 1
-        self.has_changed = True
-        self.metrics.record_step(loss_value, norm_value, learning_rate, tokens, data_seconds)
-        self.progress.advance(1, self._note())
-
-    def _note(self) -> str:
-        """What the progress line says behind steps and time."""
-        summary = self.metrics.summary()
-        note = f"loss {summary[TRAIN_LOSS]:.3f}"
-        if self.position.validation_loss is not None:
-            note += f", val {self.position.validation_loss:.3f}"
-        note += f", {summary['perf/tokens_per_second'] / 1e3:.1f}k tokens/s"
-        if "mem/peak_gib" in summary:
-            note += f", {summary['mem/peak_gib']:.1f} GiB"
-        return note
-
-    def _log_if_due(self) -> None:
-        if self.position.step % self.settings.log_interval_steps == 0:
-            self.logger.log_scalars(self.position.step, self.metrics.summary())
-
-    def _validate_if_due(self) -> bool:
-        """Validate at every interval and at both ends, once a step; true for a new best."""
-        step = self.position.step
-        is_due = step % self.validation_interval == 0 or self._is_finished()
-        if not is_due or self.position.validated_step == step:
-            return False
+        """One step; if its loss or gradient is not finite, all it does is to use up its batches
+        and its place in the schedule.
+        """
+        state = self.state
         began = time.perf_counter()
-        loss = mean_loss(
-            self.model,
-            itertools.islice(self.val_loader, self.settings.max_validation_batches),
-            self.device,
-            self.settings.precision,
-            self.settings.batch_size,
-            should_stop=lambda: self.guard.received is not None,
-        )
-        if loss is None:
-            return False
-        is_best = self.metrics.record_validation(loss, step)
-        self.position.validated_step, self.position.validation_loss = step, loss
-        self.has_changed = True
-        self.logger.log_scalars(step, {VALIDATION_LOSS: loss, "val/perplexity": perplexity(loss)})
-        say(
-            f"step {step:,}: validation loss {loss:.4f}, perplexity {perplexity(loss):,.1f}"
-            f"{' (best so far)' if is_best else ''}, {format_seconds(time.perf_counter() - began)}",
-            "green" if is_best else "bold",
-        )
-        self._sample()
-        return is_best
+        taken = [next(batches) for _ in range(self.plan.batches_per_step)]
+        data_seconds = time.perf_counter() - began
+        loss, norm = self.step.gradients(taken)
+        if state.guard.admits(loss, norm):
+            self.step.apply()
+            tokens = sum(batch.numel() for batch in taken)
+            rate = state.scheduler.learning_rate
+            state.metrics.record_step(loss, norm, rate, tokens, data_seconds)
+            if spike := state.guard.spike(loss):
+                self.recorder.spiked(state.position.step + 1, spike, self._windows())
+        else:
+            self.step.discard()
+            state.metrics.start_clock()
+            self.recorder.skipped(state.position.step + 1, loss, norm, self._windows())
+        state.scheduler.step()
+        state.position.step += 1
+        self.recorder.step_done()
+        self.checkpoints.check()
+        state.guard.check(state.position.step)
 
-    def _sample(self) -> None:
-        """Show and log what the model makes of the sample prompts; no training state moves."""
-        settings = self.settings
-        generate = partial(
-            self.model.generate, max_length=settings.sample_tokens, seed=settings.seed
-        )
-        prompts = [
-            [self.tokenizer.bos_id, *self.tokenizer.encode(prompt)]
-            for prompt in settings.sample_prompts
-        ]
-        texts = continuations(generate, prompts, self.device, settings.precision)
-        for number, ids in enumerate(texts, start=1):
-            text = self.tokenizer.decode(ids)
-            self.logger.log_text(self.position.step, f"samples/{number}", text)
-            say(f"  | {printable(' '.join(text.split()))}", "dim")
+    def _windows(self) -> list[int]:
+        """The indices, in the training dataset, of the windows of the step being taken."""
+        epoch, first = self.plan.place_of(self.position.step)
+        batches = range(first, first + self.plan.batches_per_step)
+        return [i for batch in batches for i in self.train_loader.indices_of(epoch, batch)]
 
-    def _save_if_due(self, is_best: bool) -> None:
-        """Save after a validation, and at every step that is to keep a file of its own."""
-        step = self.position.step
-        is_kept = step > 0 and step % self.settings.checkpoint_interval_steps == 0
-        if is_kept or self.position.validated_step == step:
-            self._save([BEST] * is_best + [step_name(step)] * is_kept)
+    def _validate_and_save_if_due(self) -> None:
+        """Validate at every interval and at both ends, once a step; save then, and in between."""
+        step, is_best = self.position.step, False
+        is_due = step % self.plan.validation_interval == 0 or self.is_finished
+        if is_due and self.position.validated_step != step:
+            is_best = self.validator.validate(lambda: self.interrupts.received is not None)
+        self.checkpoints.save_if_due(is_best)
+        if self.position.validated_step == step:
+            self.recorder.write_report()
 
-    def _stop_if_interrupted(self) -> None:
-        number = self.guard.received
+    def _stop_if_interrupted(self, resume_options: Sequence[str]) -> None:
+        number = self.interrupts.received
         if number is None:
             return
-        self._save()
-        command = ["python", "train.py", "--resume", str(self.run_folder / LATEST), *self.options]
+        self.checkpoints.save()
+        self.checkpoints.wait()
         raise Interrupted(
             f"stopped at step {self.position.step:,}, saved",
-            f"Go on with: {shlex.join(command)}",
+            f"Go on with: {shlex.join(['python', 'train.py', *resume_options])}",
             number,
         )
 
-    def _save(self, also_as: Sequence[str] = ()) -> None:
-        """Save as latest, and under more names, unless nothing has changed since the last save."""
-        if not self.has_changed:
-            return
-        self.logger.flush()
-        # Latest last: should we die in between, the run is resumed before it and comes here again.
-        first, *others = [self.run_folder / name for name in (*also_as, LATEST)]
-        snapshot = self.state.snapshot(
-            self.config, self.tokenizer.sha256, self.info["dataset_fingerprint"], self.run_name
-        )
-        save_checkpoint(snapshot, first, others)
-        prune_step_checkpoints(self.run_folder, self.settings.keep_step_checkpoints)
-        self.has_changed = False
-        self.metrics.start_clock()
 
-
-def main(arguments: Sequence[str]) -> None:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = script_parser("Train the model on the dataset that dataset_prep.py made.")
     parser.add_argument(
         "--test", action="store_true", help="one epoch on the dataset of dataset_prep.py --test"
@@ -315,79 +240,51 @@ def main(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--name", help="added to the run's name, for checkpoints and logs")
     parser.add_argument("--device", help="cuda (default), cuda:N or cpu")
+    parser.add_argument(
+        "--compare", nargs="+", default=[], metavar="RUN", help="runs to lay over it in its report"
+    )
+    parser.add_argument(
+        "--report", metavar="RUN", help="write the report of a run that was, and train nothing"
+    )
     args = parser.parse_args(arguments)
     if args.name and not re.fullmatch(r"[\w.-]+", args.name):
         raise UsageError(f"--name {args.name!r} may have only letters, digits, '.', '_' and '-'")
     if args.name and args.resume:
         raise UsageError("--name is for a new run; a resumed one keeps its name")
-    config = config_from(args, {"training.epochs": 1 if args.test else None})
-    device = choose_device(args.device)
+    return args
+
+
+def options_to_repeat(args: argparse.Namespace) -> list[str]:
+    """The options that a command which goes on needs, too."""
     options = shared_options(args) + ["--test"] * args.test
     if args.device:
         options += ["--device", args.device]
-    with ExitStack() as stack:
-        checkpoint = run_folder = None
-        if args.resume:
-            path = find_checkpoint(args.resume).resolve()
-            stack.enter_context(sole_writer(path.parent, "training in"))
-            checkpoint = load_checkpoint(path, config)
-            run_folder = folder_to_go_on_in(checkpoint, path, config.paths.checkpoint_dir)
-        trainer = Trainer(config, device, args.test, checkpoint)
-        is_new = run_folder is None
-        trainer.has_changed = is_new or path.name != LATEST  # a latest there is not of this state
-        if run_folder is None:
-            has_logs = partial(is_logged, config.paths.log_dir)
-            run_folder = new_run_folder(config.paths.checkpoint_dir, args.name, has_logs)
-            stack.enter_context(sole_writer(run_folder, "training in"))
-        # A flat folder is no run's own, so its checkpoints say which run they are of.
-        is_flat = run_folder == config.paths.checkpoint_dir
-        run_name = checkpoint.run_name if checkpoint and is_flat else run_folder.name
-        log_folder = metrics_path(config.paths.log_dir, run_name).parent
-        stack.enter_context(sole_writer(log_folder, "logging into"))
-        introduce(trainer, run_folder, is_new)
-        trainer.train(run_folder, run_name, not is_new, options)
-    name = run_folder.name if run_folder.parent == config.paths.checkpoint_dir else str(run_folder)
-    conclude(trainer, ["--run", name, *shared_options(args)])
+    return options + ["--compare", *args.compare] * bool(args.compare)
 
 
-def introduce(trainer: Trainer, run_folder: Path, is_new: bool) -> None:
-    """Say what is about to be trained, on what, and where to watch it."""
-    settings, position = trainer.settings, trainer.state.position
-    tokens_per_step = (
-        settings.batch_size * settings.gradient_accumulation_steps * trainer.info["window"]
-    )
-    parameters = trainer.model.parameter_count()
-    say(f"Model   {parameters:,} parameters on {describe_device(trainer.device)}")
-    say(
-        f"Plan    {trainer.total_steps:,} steps of {tokens_per_step:,} tokens, of"
-        f" {trainer.steps_per_epoch:,} in an epoch; validation every"
-        f" {trainer.validation_interval:,} steps"
-    )
-    say(f"Run     {run_folder}")
-    say(f"Watch   tensorboard --logdir {tensorboard_dir(trainer.config.paths.log_dir)}")
-    if settings.warmup_steps >= trainer.total_steps:
-        warn(
-            f"training.warmup_steps is {settings.warmup_steps:,}: the learning rate will not reach"
-            " its peak"
+def main(arguments: Sequence[str]) -> None:
+    args = parse(arguments)
+    config = config_from(args, {"training.epochs": 1 if args.test else None})
+    log_dir = config.paths.log_dir
+    if args.report:
+        emit(str(write_run_report(log_dir, args.report, args.compare)))
+        return
+    for run in args.compare:
+        read_run(log_dir, run)  # a name that is wrong is said now, not after hours of training
+    device = choose_device(args.device)
+    with ExitStack() as held:
+        origin = held.enter_context(opened_origin(args.resume, config)) if args.resume else None
+        trainer = Trainer(config, device, args.test, origin.checkpoint if origin else None)
+        introduce_model(
+            trainer.model.parameter_count(), device, trainer.plan, config, trainer.info["window"]
         )
-    if position.step:
-        epoch = position.step // trainer.steps_per_epoch + 1
-        say(f"Resume  after step {position.step:,}, in epoch {epoch}", "cyan")
-        if is_new:
-            say("        in a new run: the old one stays as it is", "cyan")
-    if trainer.device.type == "cuda" and settings.compile:
-        say("The first step compiles the model, which takes a while.", "dim")
-
-
-def conclude(trainer: Trainer, options: Sequence[str]) -> None:
-    """Say how it ended, and what to do with the result."""
-    metrics = trainer.state.metrics
-    why = "stopped early" if metrics.should_stop else "finished"
-    best = "no validation loss was finite"
-    if metrics.best_step is not None:
-        best = f"best validation loss {metrics.best_loss:.4f} at step {metrics.best_step:,}"
-    say(f"Training {why} after {trainer.state.position.step:,} steps: {best}", "bold")
-    say(f"Next: {shlex.join(['python', 'Inference.py', *options])}")
+        prepare(trainer.step, config, trainer.info["window"])
+        place = held.enter_context(claimed_place(config.paths, args.name, origin))
+        introduce_run(place, trainer.position.step, trainer.plan, log_dir)
+        trainer.train(place, options_to_repeat(args), args.compare)
+    folder, runs = place.folder, config.paths.checkpoint_dir
+    name = folder.name if folder.parent == runs else str(folder)
+    conclude(trainer.state, ["--run", name, *shared_options(args)])
 
 
 if __name__ == "__main__":

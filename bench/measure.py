@@ -78,17 +78,21 @@ def times_as_fast(ours: Sequence[float], peer: Sequence[float]) -> float:
     return statistics.median(slow / fast for fast, slow in zip(ours, peer, strict=True))
 
 
-def bench_parser(name: str, description: str, repeats: int) -> argparse.ArgumentParser:
-    """A parser with every script's options, --repeats and --record, for `python -m bench.NAME`."""
+def bench_parser(name: str, description: str, repeats: int | None) -> argparse.ArgumentParser:
+    """A parser with every script's options, --repeats and --record, for `python -m bench.NAME`.
+
+    `repeats` None leaves --repeats out.
+    """
     parser = script_parser(description)
     parser.prog = f"python -m bench.{name}"
-    parser.add_argument(
-        "--repeats",
-        type=positive,
-        default=repeats,
-        metavar="N",
-        help=f"calls of each contender (default: {repeats})",
-    )
+    if repeats is not None:
+        parser.add_argument(
+            "--repeats",
+            type=positive,
+            default=repeats,
+            metavar="N",
+            help=f"calls of each contender (default: {repeats})",
+        )
     parser.add_argument(
         "--record", action="store_true", help="replace this bench's section of docs/RESULTS.md"
     )
@@ -144,6 +148,11 @@ def peak_memory_bytes(call: Callable[[], object]) -> int:
     return peak
 
 
+def paragraph(text: str) -> str:
+    """`text` in lines as long as those of RESULTS.md."""
+    return textwrap.fill(text, LINE_CHARACTERS, break_on_hyphens=False, break_long_words=False)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns line up; all columns but the first are numbers."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -162,20 +171,22 @@ def publish(
     body: str,
     values: Mapping[str, object],
     environment: Mapping[str, str],
+    part: str = "",
 ) -> None:
     """Show a result: the section for people, and last one JSON line with `values`.
 
     `body` is Markdown; above it go the title, the command, and the environment as `environment_of`
-    found it before the measurement. With `--record` the section goes into docs/RESULTS.md too.
+    found it before the measurement. With `--record` the section goes into docs/RESULTS.md too, to
+    its own place there if it is only a `part` of the bench.
     """
-    facts = f"`{_command(name)}` ({environment_line(environment)})"
-    head = textwrap.fill(facts, LINE_CHARACTERS, break_on_hyphens=False, break_long_words=False)
+    head = paragraph(f"`{_command(name)}` ({environment_line(environment)})")
     section = f"## {title}\n\n{head}\n\n{body.strip()}"
     emit(section)
     if args.record:
-        record(name, section)
+        record(f"{name}-{part}" if part else name, section)
         say(f"recorded in {RESULTS_PATH.relative_to(REPOSITORY)}", "green")
-    emit(json.dumps({"bench": name, "environment": environment, **values}))
+    parts = {"part": part} if part else {}
+    emit(json.dumps({"bench": name, **parts, "environment": environment, **values}))
 
 
 def record(name: str, section: str, path: Path = RESULTS_PATH) -> None:
@@ -192,7 +203,7 @@ def record(name: str, section: str, path: Path = RESULTS_PATH) -> None:
         file.write(f"{before}{begin}\n{section}\n{end}{after}".encode())
 
 
-def environment_of(packages: Sequence[str]) -> dict[str, str]:
+def environment_of(packages: Sequence[str], with_gpu: bool = False) -> dict[str, str]:
     """The day, the commit, the machine, and the versions of Python and `packages`.
 
     Ask before the measurement: the files may change while it runs. Without git the commit is
@@ -207,7 +218,18 @@ def environment_of(packages: Sequence[str]) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "Python": platform.python_version(),
         **{package: _version(package) for package in packages},
+        **(_gpus() if with_gpu else {}),
     }
+
+
+def _gpus() -> dict[str, str]:
+    """The name of the first GPU, how many there are, and CUDA's version; nothing without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    count, name = torch.cuda.device_count(), torch.cuda.get_device_name()
+    return {"GPU": f"{count} x {name}" if count > 1 else name, "CUDA": str(torch.version.cuda)}
 
 
 def _is_edited() -> bool:

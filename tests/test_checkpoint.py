@@ -1,6 +1,5 @@
 """utils/checkpoint.py: what is saved is what is loaded, and nothing damaged is."""
 
-import random
 import subprocess
 import time
 import zipfile
@@ -16,7 +15,6 @@ from utils.checkpoint import FORMAT_VERSION, load_checkpoint, load_weights, save
 from utils.config import Config
 from utils.environment import git_commit
 from utils.errors import CheckpointError
-from utils.sealing import TRAILER_BYTES
 
 
 @pytest.fixture
@@ -80,84 +78,6 @@ def test_more_names_are_hard_links_that_later_saves_leave_alone(
     marks = [load_checkpoint(p, config).model["bias"][0].item() for p in (latest, best, step)]
     assert marks == [2.0, 1.0, 1.0]
     assert len(list(tmp_path.iterdir())) == 3
-
-
-# Damage
-
-
-def is_refused_by_name(path: Path, config: Config) -> bool:
-    """Whether loading says that this file is damaged; False if it loads."""
-    try:
-        load_checkpoint(path, config)
-    except CheckpointError as error:
-        is_named = error.what.startswith(f"{path}: ")
-        return is_named and ("is damaged" in error.what or "holds objects" in error.what)
-    return False
-
-
-def check_damage(config: Config, folder: Path, tries: int) -> None:
-    """Flip random bits, more of them in the trailer, and cut anywhere: all is refused."""
-    path = folder / "checkpoint_latest.pt"
-    save_checkpoint(tiny_checkpoint(config), path)
-    whole = path.read_bytes()
-    chance = random.Random(0)
-    trailer = TRAILER_BYTES + 2
-    bits = chance.choices(range(8 * len(whole)), k=tries)
-    bits += chance.choices(range(8 * (len(whole) - trailer), 8 * len(whole)), k=tries // 4)
-    for bit in bits:
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(damaged)
-        assert is_refused_by_name(path, config), f"bit {bit} of {8 * len(whole)}"
-    lengths = chance.choices(range(len(whole)), k=tries)
-    for length in [*lengths, 0, 1, *range(len(whole) - trailer - 2, len(whole), 8)]:
-        path.write_bytes(whole[:length])
-        assert is_refused_by_name(path, config), f"{length} of {len(whole)} bytes"
-    path.write_bytes(whole + b"\0")
-    assert is_refused_by_name(path, config)
-    path.write_bytes(whole)
-    assert not is_refused_by_name(path, config)
-
-
-def test_damage_is_refused(config: Config, tmp_path: Path) -> None:
-    check_damage(config, tmp_path, 200)
-
-
-@pytest.mark.slow
-def test_much_damage_is_refused(config: Config, tmp_path: Path) -> None:
-    check_damage(config, tmp_path, 5000)
-
-
-def test_a_flipped_bit_is_told_by_the_checksum(config: Config, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint_latest.pt"
-    save_checkpoint(tiny_checkpoint(config), path, [tmp_path / "checkpoint_best.pt"])
-    whole = path.read_bytes()
-    content = bytearray(whole)
-    content[content.index(torch.full((8,), 0.5).numpy().tobytes())] ^= 1  # in a weight
-    path.unlink()
-    path.write_bytes(content)
-    torch.load(path, weights_only=True)  # which notices nothing
-    message = (
-        r"latest\.pt: is damaged: its bytes do not match its checksum\n"
-        r"  Others in .*: checkpoint_best\.pt"
-    )
-    with pytest.raises(CheckpointError, match=message):
-        load_checkpoint(path, config)
-    path.write_bytes(whole[:-50])
-    with pytest.raises(CheckpointError, match="is damaged: its checksum is missing"):
-        load_checkpoint(path, config)
-
-
-def test_a_flipped_bit_in_an_older_programs_file_is_told_by_the_zips_own_checksum(
-    config: Config, tmp_path: Path
-) -> None:
-    path = tmp_path / "old.pt"
-    torch.save({"weight": torch.full((64,), 0.5)}, path)
-    content = bytearray(path.read_bytes())
-    content[content.index(torch.full((64,), 0.5).numpy().tobytes())] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"is damaged: .*/data/0 in it does not match its ch"):
-        load_checkpoint(path, config)
 
 
 # Weights into models

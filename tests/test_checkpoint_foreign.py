@@ -118,16 +118,33 @@ def test_a_file_of_ours_without_a_key_is_refused(config: Config, tmp_path: Path,
 
 
 def test_every_field_but_the_notes_is_required() -> None:
-    notes = {"name", "git_commit", "versions", "saved_at"}
+    notes = {"name", "format_version", "git_commit", "versions", "saved_at"}
     assert {field.name for field in fields(Checkpoint)} - notes == set(REQUIRED)
 
 
-@pytest.mark.parametrize("version", [0, 2, "next"])
+def test_format_1_has_weights_but_no_run_to_resume(config: Config, tmp_path: Path) -> None:
+    """Its optimizer's state was AdamW's alone."""
+    path = tmp_path / "a.pt"
+    saved = tiny_checkpoint(config)
+    save_checkpoint(saved, path)
+    assert load_checkpoint(path, config).can_be_resumed
+    payload = {**payload_of(path), "format_version": 1}
+    for key in ("optimizer", "muon_learning_rate", "muon_momentum"):  # unknown in its day
+        del payload["config"]["training"][key]
+    seal(payload, path)
+    loaded = load_checkpoint(path, config)
+    assert not loaded.can_be_resumed
+    assert loaded.step == 3
+    assert loaded.config == config
+    assert all(value.equal(saved.model[name]) for name, value in loaded.model.items())
+
+
+@pytest.mark.parametrize("version", [0, 3, "next"])
 def test_another_format_is_refused(config: Config, tmp_path: Path, version: object) -> None:
     path = tmp_path / "a.pt"
     save_checkpoint(tiny_checkpoint(config), path)
     seal({**payload_of(path), "format_version": version}, path)
-    message = f"has checkpoint format {version}, this program reads 1\n  Use the version of the pro"
+    message = f"has checkpoint format {version}, this program reads up to 2\n  Use the"
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(path, config)
 
@@ -158,6 +175,7 @@ def test_older_layouts_load_as_bare_weights(
     assert loaded.step is None
     assert loaded.validation_loss is None
     assert loaded.progress == {}
+    assert not loaded.can_be_resumed
     copy = tiny_model(config, seed=1)
     load_weights(copy, loaded.model, loaded.name)
     assert all(value.equal(copy.state_dict()[name]) for name, value in model.state_dict().items())

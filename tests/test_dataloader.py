@@ -1,6 +1,5 @@
 """dataloader.py: what is loaded, how it is split, and the order of batches."""
 
-import json
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -17,7 +16,10 @@ from dataloader import (
     WindowSampler,
     create_simple_train_val_dataloaders,
 )
+from tests.test_batch_stream import LazySlot
 from tests.workspaces import Workspace, WorkspaceMaker
+from utils import sides
+from utils.batch_stream import widen
 from utils.errors import ConfigError, DatasetError, DeviceError
 from utils.token_files import read_metadata, read_stream
 
@@ -115,6 +117,31 @@ def test_order_depends_on_seed_and_epoch_and_can_start_anywhere(
     assert rows_of(again) != epochs[1], "the third epoch has an order of its own"
 
 
+def test_a_loop_that_ends_early_does_not_move_on(prepared_workspace: Workspace) -> None:
+    loader, _ = loaders(prepared_workspace)
+    first = [batch.tolist() for batch in islice(loader, len(loader))]  # never asked for one more
+    assert [batch.tolist() for batch in loader] == first
+    assert [batch.tolist() for batch in loader] != first
+
+
+def test_the_windows_of_a_batch_are_told_without_disturbing_the_loop(
+    prepared_workspace: Workspace,
+) -> None:
+    loader, _ = loaders(prepared_workspace)
+    quiet, _ = loaders(prepared_workspace)
+    for epoch in range(2):
+        batches = [batch.tolist() for batch in quiet]
+        for number, batch in enumerate(loader):
+            assert batch.tolist() == batches[number]
+            for other in (epoch, epoch + 3):
+                assert len(set(loader.indices_of(other, number))) == len(batch)
+            indices = loader.indices_of(epoch, number)
+            assert [loader.windows[index].tolist() for index in indices] == batches[number]
+            start = int(loader.windows.starts[indices[0]])
+            stream = loader.windows.stream[start : start + loader.windows.window]
+            assert stream.tolist() == batches[number][0]
+
+
 def test_global_random_state_stays_put(prepared_workspace: Workspace) -> None:
     train, val = loaders(prepared_workspace)
     before = torch.get_rng_state()
@@ -175,6 +202,49 @@ def test_arguments_are_checked_like_the_configuration(
         loaders(prepared_workspace, **values)
 
 
+def streaming(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, device: torch.device
+) -> WindowLoader:
+    """The training loader of `dataloader.train_device: cpu`; without a GPU, slots stand in."""
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(
+            dataloader,
+            "cuda_slots",
+            lambda rows, window, _: [LazySlot(rows, window) for _ in range(2)],
+        )
+    section = workspace.config.dataloader.model_copy(update={"train_device": "cpu"})
+    config = workspace.config.model_copy(update={"dataloader": section})
+    loader, _, info = create_simple_train_val_dataloaders(
+        batch_size=8, config=config, device=device, verbose=False
+    )
+    assert info["train_device"] == "cpu"
+    return loader
+
+
+def check_stream(loader: WindowLoader, plain: WindowLoader) -> None:
+    """The same batches as from main memory, from anywhere on, and the same position after."""
+    assert loader.streams_to is not None
+    assert rows_of(loader) == rows_of(plain)
+    assert rows_of(loader) == rows_of(plain), "the second epoch"
+    for side in (loader, plain):
+        side.set_position(epoch=5, batch=2)
+    assert rows_of(loader) == rows_of(plain)
+    assert loader.order.epoch == plain.order.epoch == 6
+    for _ in islice(loader, len(loader)):
+        pass
+    assert loader.order.epoch == 6
+    assert rows_of(loader) == rows_of(plain)
+
+
+def test_streamed_batches_are_those_of_the_resident_tokens(
+    prepared_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("the same is shown on the GPU")
+    plain, _ = loaders(prepared_workspace)
+    check_stream(streaming(prepared_workspace, monkeypatch, torch.device("cuda")), plain)
+
+
 def test_ids_above_int16_survive() -> None:
     """uint16 ids from 32,768 on are negative as int16; a batch must not show it."""
     stream = torch.tensor([0, 1, 32_767, 32_768, 65_535], dtype=torch.uint16)
@@ -184,6 +254,8 @@ def test_ids_above_int16_survive() -> None:
         [0, 1, 32_767, 32_768],
         [1, 32_767, 32_768, 65_535],
     ]
+    bits = dataset.gather(torch.tensor([1]), torch.empty(2, 4, dtype=torch.int16))
+    assert widen(bits).tolist() == [[1, 32_767, 32_768, 65_535]]
 
 
 def test_a_batch_is_whole_only_when_shuffling() -> None:
@@ -254,11 +326,21 @@ def test_tokens_that_do_not_fit_the_gpu_are_said_before_loading(
     make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 200))
-    monkeypatch.setattr(dataloader, "read_stream", None)
+    monkeypatch.setattr(sides, "read_stream", None)
     with pytest.raises(DeviceError, match=r"need .* only 100 B of cuda(.|\n)*train_device to cpu"):
         create_simple_train_val_dataloaders(
             config=make_workspace().config, device=torch.device("cuda"), verbose=False
         )
+
+
+def test_tokens_that_do_not_fit_main_memory_are_said_before_loading(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataloader, "free_memory_bytes", lambda device: 5000)
+    monkeypatch.setattr(sides, "read_stream", None)
+    message = r"the dataset's tokens need .* kB of main memory, but only 5.0 kB of it are free"
+    with pytest.raises(DeviceError, match=message):
+        loaders(make_workspace())
 
 
 @pytest.mark.cuda
@@ -276,13 +358,13 @@ def test_training_tokens_live_on_the_gpu(make_workspace: WorkspaceMaker) -> None
 
 
 @pytest.mark.cuda
-def test_training_tokens_can_stay_in_main_memory(make_workspace: WorkspaceMaker) -> None:
-    workspace = make_workspace()
-    values = json.loads(workspace.config_path.read_text())
-    values["dataloader"] = {"train_device": "cpu"}
-    workspace.config_path.write_text(json.dumps(values))
-    train, _, info = create_simple_train_val_dataloaders(
-        batch_size=8, config=workspace.config_path, device="cuda", verbose=False
+def test_training_tokens_can_stay_in_main_memory(
+    prepared_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = torch.device("cuda")
+    loader = streaming(prepared_workspace, monkeypatch, device)
+    assert next(iter(loader)).is_cuda
+    resident, _, _ = create_simple_train_val_dataloaders(
+        batch_size=8, config=prepared_workspace.config, device=device, verbose=False
     )
-    assert info["train_device"] == "cpu"
-    assert next(iter(train)).is_pinned()
+    check_stream(loader, resident)

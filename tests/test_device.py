@@ -94,6 +94,8 @@ def test_running_out_of_memory_is_told_and_other_faults_are_not_hidden() -> None
     for fault in (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ):
         with (
             pytest.raises(DeviceError, match="not enough memory for reading\n  Read less"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,11 +11,32 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout  # type: ignore[import-untyped]
+from tensorboard.plugins.custom_scalar.metadata import (  # type: ignore[import-untyped]
+    CONFIG_SUMMARY_TAG,
+)
+from tensorboard.plugins.hparams.metadata import (  # type: ignore[import-untyped]
+    EXPERIMENT_TAG,
+    SESSION_START_INFO_TAG,
+)
+from tensorboard.plugins.hparams.plugin_data_pb2 import (  # type: ignore[import-untyped]
+    HParamsPluginData,
+)
 
 from tests.conftest import REPOSITORY
 from tests.tiny import tiny_config
-from utils.logging_utils import DualLogger, metrics_path, read_metrics
+from utils.logging_utils import (
+    SKIPPED_STEP,
+    DualLogger,
+    describe_run,
+    logged_runs,
+    metrics_path,
+    read_metrics,
+    read_records_beside,
+    tensorboard_dir,
+)
 
 RUN = "run_2026_11_22_10_00"
 
@@ -62,7 +84,8 @@ def test_both_logs_have_every_number(tmp_path: Path) -> None:
     assert path == metrics_path(tmp_path, RUN)
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     assert read_metrics(path) == lines
-    assert all(line.pop("time") > 1.7e9 for line in lines)
+    began = lines[0].pop("started")
+    assert all(line.pop("time") >= began > 1.7e9 for line in lines)
     assert lines == [
         {"step": 10, "train/loss": 2.5, "perf/step_ms": 8.0},
         {"step": 20, "train/loss": 1.25},
@@ -81,6 +104,77 @@ def test_the_configuration_stands_beside_the_numbers(tmp_path: Path) -> None:
     assert values == config.model_dump(mode="json")
     ((_, text),) = texts(tmp_path, "config")
     assert json.loads(text.removeprefix("```json\n").removesuffix("\n```")) == values
+
+
+def test_tensorboard_has_the_hyperparameters_in_the_run_itself(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, training={"learning_rate": 1e-4})
+    for resumed_step in (None, 5):
+        with closing(DualLogger(tmp_path, RUN, resumed_step)) as logger:
+            logger.log_config(config)
+            logger.log_scalars(5, {"val/loss": 2.0})
+    assert [path.name for path in tensorboard_dir(tmp_path).rglob("*") if path.is_dir()] == [RUN]
+    metadata = events_of(tmp_path).PluginTagToContent("hparams")
+    started = HParamsPluginData.FromString(metadata[SESSION_START_INFO_TAG]).session_start_info
+    values = {key: value.number_value for key, value in started.hparams.items()}
+    assert values["training.learning_rate"] == 1e-4
+    assert values["model.num_layers"] == 2
+    assert started.hparams["training.optimizer"].string_value == config.training.optimizer
+    assert started.hparams["training.sample_prompts"].string_value
+    assert not any(key.startswith("paths.") for key in values)
+    experiment = HParamsPluginData.FromString(metadata[EXPERIMENT_TAG]).experiment
+    assert {info.name.tag for info in experiment.metric_infos} == {
+        *("val/loss", "val/bits_per_byte", "train/loss")
+    }
+
+
+def test_tensorboard_draws_both_losses_on_one_chart(tmp_path: Path) -> None:
+    with closing(DualLogger(tmp_path, RUN)) as logger:
+        logger.log_config(tiny_config(tmp_path))
+    (event,) = events_of(tmp_path).Tensors(CONFIG_SUMMARY_TAG)
+    layout = Layout.FromString(event.tensor_proto.string_val[0])
+    tags = list(layout.category[0].chart[0].multiline.tag)
+    logged = ["train/loss", "train/loss_scale", "val/loss", "val/loss_other"]
+    assert [tag for tag in logged if any(re.match(form, tag) for form in tags)] == [
+        *("train/loss", "val/loss")
+    ]
+
+
+def test_the_environment_stands_beside_the_numbers(tmp_path: Path) -> None:
+    with closing(DualLogger(tmp_path, RUN)) as logger:
+        logger.log_config(tiny_config(tmp_path), describe_run(torch.device("cpu"), 42))
+    path = metrics_path(tmp_path, RUN)
+    values = json.loads(path.with_name("environment.json").read_text())
+    assert values["parameters"] == 42
+    assert values["torch"] == torch.__version__
+    assert values["device"].startswith("CPU")
+    assert {"commit", "python", "numpy", "cuda"} <= set(values)
+    config, environment = read_records_beside(path)
+    assert environment == values
+    assert config["model"]["num_layers"] == 2
+    path.with_name("environment.json").write_bytes(b"{")
+    assert read_records_beside(path) == (config, {})
+
+
+def test_events_are_in_both_logs_at_once(tmp_path: Path) -> None:
+    logger = DualLogger(tmp_path, RUN)
+    logger.log_event(7, SKIPPED_STEP, loss=math.nan, gradient_norm=2.5, windows=[3, 1])
+    (record,) = read_metrics(metrics_path(tmp_path, RUN))  # before it is closed
+    logger.close()
+    assert record["step"] == 7
+    assert record["event"] == "skipped step"
+    assert (record["loss"], record["gradient_norm"], record["windows"]) == ("nan", 2.5, [3, 1])
+    ((step, text),) = texts(tmp_path, "events")
+    assert step == 7
+    assert text.startswith("skipped step")
+
+
+def test_runs_are_listed_the_newest_first(tmp_path: Path) -> None:
+    assert logged_runs(tmp_path) == []
+    for name in ("run_2026_01_02_10_00", "run_2026_01_03_09_00_x", "run_2025_12_31_23_59"):
+        DualLogger(tmp_path, name).close()
+    assert logged_runs(tmp_path) == [
+        *("run_2026_01_03_09_00_x", "run_2026_01_02_10_00", "run_2025_12_31_23_59")
+    ]
 
 
 def test_a_resumed_run_has_no_point_twice(tmp_path: Path) -> None:

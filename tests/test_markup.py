@@ -13,12 +13,14 @@ from utils.reports.markup import (
     Html,
     bar_table,
     facts,
+    folded,
     join,
     page,
     section,
     spelled_out,
     table,
     tag,
+    tiles,
     visible,
 )
 
@@ -57,12 +59,16 @@ def test_hostile_text_opens_no_element_anywhere(before: str, hostile: str, after
         facts([(text, visible(text))]),
         table([text, text], [[text, visible(text)], [text, text]], last_is_total=True),
         bar_table([(text, 1, 0.5)]),
+        folded(text, text),
+        tiles({text: text}),
     ]
     harmless = [
         section("", "", visible(text)),
         facts([("", visible(text))]),
         table(["", ""], [["", visible(text)], ["", ""]], last_is_total=True),
         bar_table([("", 1, 0.5)]),
+        folded("", ""),
+        tiles({"": ""}),
     ]
     assert ParsedHtml(join(parts)).tags == ParsedHtml(join(harmless)).tags
 

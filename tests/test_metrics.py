@@ -4,8 +4,12 @@ import json
 import math
 
 import pytest
+import torch
 
+from tests.tiny import tiny_config, tiny_model
+from utils.config import ModelConfig
 from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS, MetricsTracker, perplexity
+from utils.throughput import flops_per_token, peak_tokens_per_second
 
 
 class Clock:
@@ -107,6 +111,64 @@ def test_what_was_measured_survives_a_resume(clock: Clock) -> None:
     narrower = MetricsTracker(2, 5, 0.0)
     narrower.load_state_dict(state)
     assert list(narrower.losses) == [3.0, 4.0]
+
+
+def test_the_status_line_says_all_of_it_in_order(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 12.34 * 2**30)
+    monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda: 15.0 * 2**30)
+    tracker = MetricsTracker(3, 5, 0.0, peak_tokens_per_second=4e6)
+    clock.now += 0.02
+    tracker.record_step(3.14159, 1.0, 1e-3, tokens=32_768, data_seconds=0.000_1)
+    assert tracker.status(3.3, skipped_steps=2) == (
+        "loss 3.142, val 3.300, 1,638.4k tokens/s, 20.0 ms/step, MFU 41.0%, 12.3 GiB, data 0.5%,"
+        " 2 skipped"
+    )
+    summary = tracker.summary()
+    assert summary["perf/mfu"] == pytest.approx(0.4096)
+    assert summary["mem/peak_gib"] == pytest.approx(12.34)
+    assert summary["mem/reserved_gib"] == 15.0
+
+
+def test_without_a_gpu_that_is_known_there_is_no_mfu(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = ModelConfig()
+    cuda = torch.device("cuda")
+    assert peak_tokens_per_second(shape, 10**8, 512, torch.device("cpu")) is None
+    for name in ("NVIDIA H20", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "RTX 4090 Laptop GPU"):
+        monkeypatch.setattr("torch.cuda.get_device_name", lambda _, name=name: name)
+        assert peak_tokens_per_second(shape, 10**8, 512, cuda) is None
+    tracker = MetricsTracker(3, 5, 0.0)
+    clock.now += 1.0
+    tracker.record_step(1.0, 1.0, 1.0, tokens=100, data_seconds=0.0)
+    assert "perf/mfu" not in tracker.summary()
+    assert tracker.status() == "loss 1.000, 0.1k tokens/s, 1,000.0 ms/step, data 0.0%"
+
+
+def test_mfu_is_what_nanogpt_estimates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of its GPT.estimate_mfu, for a model of this size on an A100."""
+    config = tiny_config()
+    shape, model = config.model, tiny_model(config)
+    tokens_per_second, window = 1e5, shape.max_position_embeddings
+    n = sum(p.numel() for p in model.parameters()) - model.position_embedding.weight.numel()
+    layers, heads = shape.num_layers, shape.num_heads
+    q, t = shape.hidden_size // shape.num_heads, window
+    flops_per_fwdbwd = (6 * n + 12 * layers * heads * q * t) * t
+    expected = flops_per_fwdbwd * tokens_per_second / t / 312e12
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA A100-SXM4-80GB")
+    peak = peak_tokens_per_second(shape, model.parameter_count(), window, torch.device("cuda"))
+    assert peak is not None
+    assert tokens_per_second / peak == pytest.approx(expected)
+
+
+def test_a_token_of_the_default_model_costs_0_8_gflop() -> None:
+    parameters = 117_531_648  # of which 512 x 512 for positions
+    expected = 6 * (parameters - 512 * 512) + 12 * 32 * 512 * 512
+    assert flops_per_token(ModelConfig(), parameters, 512) == expected
+    assert expected == pytest.approx(0.8043e9, rel=1e-3)
 
 
 def test_perplexity() -> None:

@@ -17,7 +17,7 @@ from tests.tiny import tiny_config, tiny_model
 from utils.checkpoint import Checkpoint
 from utils.config_file import load_config
 from utils.errors import CheckpointError, UsageError
-from utils.optimizer import build_optimizer
+from utils.optimizer import build_optimizers
 
 # Ours -> Hugging Face's; matrices of the latter's Conv1D are transposed.
 LAYER_NAMES = {
@@ -198,14 +198,14 @@ def test_one_batch_is_learned_by_heart() -> None:
         model={"hidden_size": 64}, training={"learning_rate": 1e-2, "min_learning_rate": 0.0}
     )
     model = LanguageModel(config)
-    optimizer = build_optimizer(model, config.training)
+    optimizers = build_optimizers(model, config.training)
     batch = random_ids(model, 4, 16)
     batch[:, 0] = torch.arange(4)  # the rows differ from the first token on
     for _ in range(80):
         loss = model(batch, labels=batch)["loss"]
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizers.step()
+        optimizers.zero_grad()
     assert loss.item() < 0.05
     continued = model.generate(batch[:, :1], max_length=15, temperature=0.0)
     assert continued.equal(batch)
@@ -302,7 +302,7 @@ def test_compiling_changes_neither_names_nor_generation(
     compiled = tiny_model()
     monkeypatch.setattr(torch, "compile", compile_to)
     monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", refuse)
+        torch.nn.Module, "compile", lambda self, **_: setattr(self, "_compiled_call_impl", refuse)
     )
     compiled.compile_for_training()
     assert compiled.state_dict().keys() == model.state_dict().keys()

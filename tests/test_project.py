@@ -124,13 +124,17 @@ def providers() -> dict[str, set[str]]:
     return {module: set(map(canonicalize_name, names)) for module, names in installed.items()}
 
 
+COMES_WITH_TORCH = {"triton"}  # with its builds for CUDA on Linux; asked for before it is used
+
+
 @pytest.mark.parametrize("path", python_files(), ids=str)
 def test_every_import_is_declared(path: Path) -> None:
     group = {"demo": "demo", "bench": "dev", "tests": "dev"}.get(
         owner(path), EXTRAS.get(path, "core")
     )
     declared = {*pyproject()["core"], *pyproject()[group]}
-    for name in imported(python_files()[path]) - our_names() - set(sys.stdlib_module_names):
+    elsewhere = {*our_names(), *sys.stdlib_module_names, *COMES_WITH_TORCH}
+    for name in imported(python_files()[path]) - elsewhere:
         assert declared & providers().get(name, set()), f"{path} imports {name}"
 
 

@@ -7,29 +7,32 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 import utils.scheduler
+from utils.optimizer import Optimizers
 from utils.scheduler import Scheduler, learning_rate_at
 
 SHAPE = {"peak": 6e-4, "minimum": 6e-5, "warmup_steps": 7, "total_steps": 40}
 
 
-def optimizer() -> torch.optim.Optimizer:
-    """Two groups, as ours has."""
-    groups = [{"params": [torch.nn.Parameter(torch.ones(2))]} for _ in range(2)]
+def optimizer(peak: float = SHAPE["peak"]) -> torch.optim.Optimizer:
+    """Two groups, as ours has, to be scheduled by `peak`."""
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "peak_lr": peak} for _ in range(2)]
     return torch.optim.SGD(groups, lr=123.0)
 
 
 def scheduler(**changes: float) -> Scheduler:
-    return Scheduler(optimizer(), **{**SHAPE, **changes})  # type: ignore[arg-type]
+    shape = {**SHAPE, **changes}
+    optimizers = Optimizers({"sgd": optimizer(shape["peak"])})
+    return Scheduler(optimizers, **shape)  # type: ignore[arg-type]
 
 
 def rates(chosen: Scheduler, steps: int) -> list[float]:
     """The rates that the optimizer's steps take; every group has the same."""
     found = []
     for _ in range(steps):
-        used = {group["lr"] for group in chosen.optimizer.param_groups}
-        assert used == {chosen.learning_rate}
+        used = [group["lr"] for group in chosen.optimizers.param_groups]
+        assert used == [pytest.approx(chosen.learning_rate, rel=1e-15)] * 2
         found.append(chosen.learning_rate)
-        chosen.optimizer.step()
+        chosen.optimizers.step()
         chosen.step()
     return found
 
@@ -90,6 +93,20 @@ def test_a_changed_schedule_is_told_and_holds() -> None:
         "total_steps of the learning rate was 40, is now 80",
     ]
     expected = learning_rate_at(20, 1e-3, 6e-5, warmup_steps=7, total_steps=80)
-    assert second.optimizer.param_groups[1]["lr"] == second.learning_rate == expected
+    assert second.learning_rate == expected
+    assert second.optimizers.param_groups[1]["lr"] == pytest.approx(expected, rel=1e-15)
     older = {"steps_taken": 1, "shape": {}}
     assert second.load_state_dict(older)[0] == "peak of the learning rate was None, is now 0.001"
+
+
+def test_every_group_has_the_same_share_of_its_own_peak() -> None:
+    parts = {"slow": optimizer(SHAPE["peak"]), "fast": optimizer(0.02)}
+    both = Scheduler(Optimizers(parts), **SHAPE)  # type: ignore[arg-type]
+    for _ in range(45):
+        share = both.learning_rate / SHAPE["peak"]
+        for name, peak in (("slow", SHAPE["peak"]), ("fast", 0.02)):
+            rates = [group["lr"] for group in parts[name].param_groups]
+            assert rates == [pytest.approx(peak * share, rel=1e-15)] * 2
+        both.optimizers.step()
+        both.step()
+    assert parts["fast"].param_groups[0]["lr"] == pytest.approx(0.02 * 0.1)

@@ -1,4 +1,5 @@
 import doctest
+import re
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -7,11 +8,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import utils.reports.svg_plots
+from utils.reports.markup import STYLE_PATH
 from utils.reports.svg_plots import (
     PLOT_HEIGHT,
     PLOT_WIDTH,
+    SERIES_STYLES,
     Axis,
     Plot,
+    axis_for,
     linear_ticks,
     log_ticks,
     percent,
@@ -89,6 +93,28 @@ def test_a_position_is_the_share_of_the_way(
     assert axis.position(high * 2) == 1
 
 
+@given(st.lists(st.floats(-1e30, 1e30), min_size=1), st.booleans())
+def test_a_fitting_axis_holds_all_values_and_has_ticks(
+    values: list[float], from_zero: bool
+) -> None:
+    axis = axis_for("", values, from_zero)
+    assert all(0 <= axis.position(value) <= 1 for value in values)
+    assert axis.low < axis.high
+    assert axis.high >= max(values)
+    assert 2 <= len(axis.ticks()) <= 12
+    if from_zero:
+        assert axis.low <= 0 <= axis.high
+    elif not axis.is_log:
+        assert axis.low <= min(values)
+
+
+def test_values_far_apart_get_a_logarithmic_axis() -> None:
+    assert axis_for("", [0.1, 10]).is_log
+    assert not axis_for("", [5, 10]).is_log
+    assert not axis_for("", [0, 10]).is_log
+    assert not axis_for("", [0.1, 10], from_zero=True).is_log
+
+
 def test_percent_has_no_rounding_noise() -> None:
     assert [percent(tick) for tick in linear_ticks(0, 0.3)] == [
         *("0%", "5%", "10%", "15%", "20%", "25%", "30%")
@@ -119,6 +145,36 @@ def test_series_are_told_apart_and_named_in_the_legend() -> None:
     ]
     assert swatches == classes
     assert [text for text in texts(svg) if text in {"first", "second"}] == ["first", "second"]
+
+
+def test_a_line_of_one_point_is_a_dot_and_one_of_none_nothing() -> None:
+    plot = plot_of()
+    plot.line([], "nothing")
+    plot.line([(5, 5)], "one")
+    svg = parsed(plot)
+    assert not list(svg.iter("polyline"))
+    (dot,) = svg.iter("circle")
+    assert (float(dot.attrib["cx"]), float(dot.attrib["cy"])) == (PLOT_WIDTH / 2, 0)
+    assert dot.attrib["class"].endswith("series series-1")
+
+
+def test_a_line_without_a_name_has_no_place_in_the_legend() -> None:
+    plot, named = plot_of(), plot_of()
+    for drawn, name in ((plot, ""), (named, "a name")):
+        drawn.line([(0, 0), (1, 1)], name)
+    assert len(texts(parsed(named))) == len(texts(parsed(plot))) + 1
+    assert parsed(plot).find("polyline/title") is not None
+
+
+def test_every_series_has_a_style() -> None:
+    plot = plot_of()
+    for number in range(20):
+        plot.line([(0, 0), (1, 1)], f"series {number}")
+    style = STYLE_PATH.read_text(encoding="utf-8")
+    for line in parsed(plot).iter("polyline"):
+        assert f".{line.attrib['class'].split()[1]} {{ stroke: " in style
+    for number in range(SERIES_STYLES):
+        assert len(re.findall(f"--series-{number}: #", style)) == 3, "light, dark and in print"
 
 
 def test_bars_stand_between_their_edges_and_empty_ones_are_left_out() -> None:

@@ -24,6 +24,7 @@ from dataloader import create_simple_train_val_dataloaders
 from model import model_from_checkpoint
 from tests.conftest import REPOSITORY
 from tests.small_text import write_cleaned
+from tests.states import assert_same, run_of, state_of
 from tests.workspaces import Workspace, WorkspaceMaker
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.config_file import load_config
@@ -40,35 +41,10 @@ from utils.files import sole_writer
 from utils.logging_utils import DualLogger, metrics_path, read_metrics
 from utils.runs import BEST, LATEST
 from utils.token_files import DatasetMetadata, read_metadata, write_metadata
-
-STATES = ("model", "optimizer", "scheduler", "rng", "progress", "metrics")
-
-
-def run_of(workspace: Workspace) -> Path:
-    """The only run of a workspace."""
-    (run,) = (path for path in workspace.config.paths.checkpoint_dir.iterdir() if path.is_dir())
-    return run
-
-
-def state_of(path: Path, workspace: Workspace) -> dict[str, Any]:
-    checkpoint = load_checkpoint(path, workspace.config)
-    return {name: getattr(checkpoint, name) for name in STATES}
-
-
-def assert_same(left: Any, right: Any, where: str = "state") -> None:
-    """Equal to the bit, at any depth."""
-    if isinstance(left, torch.Tensor):
-        assert torch.equal(left, right), where
-    elif isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-        for key in left:
-            assert_same(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, list | tuple):
-        assert len(left) == len(right), where
-        for index, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_same(a, b, f"{where}[{index}]")
-    else:
-        assert left == right, where
+from utils.training.recorder import Recorder
+from utils.training.saver import CheckpointSaver
+from utils.training.step import TrainStep
+from utils.training.validation import Validator
 
 
 def is_same(left: Any, right: Any) -> bool:
@@ -114,7 +90,10 @@ def train_in(workspace: Workspace, *arguments: str, device: str = "cpu") -> None
     train.main(["--config", str(workspace.config_path), "--device", device, *arguments])
 
 
-@pytest.fixture(params=[1, 4], ids=["no accumulation", "accumulation 4"])
+@pytest.fixture(
+    params=[(1, "muon"), (4, "adamw")],
+    ids=["muon, no accumulation", "adamw, accumulation 4"],
+)
 def reference(
     request: pytest.FixtureRequest,
     make_workspace: WorkspaceMaker,
@@ -122,11 +101,14 @@ def reference(
 ) -> tuple[dict[str, Any], tuple[str, ...], list[tuple[int, str, Any]]]:
     """The end of an uninterrupted run, the flags that made it, and its log."""
     workspace = make_workspace()
+    accumulation, optimizer = request.param
     flags = (
         "--set",
-        f"training.gradient_accumulation_steps={request.param}",
+        f"training.gradient_accumulation_steps={accumulation}",
         "--set",
-        f"training.batch_size={workspace.batch_size(request.param)}",
+        f"training.batch_size={workspace.batch_size(accumulation)}",
+        "--set",
+        f"training.optimizer={optimizer}",
     )
     train_in(workspace, *flags)
     return state_of(run_of(workspace) / LATEST, workspace), flags, log_of(workspace)
@@ -156,6 +138,50 @@ def test_resuming_after_any_step_is_the_uninterrupted_run(
         train_in(workspace, *flags, "--resume", str(run_of(workspace)))
         assert_same(state_of(run_of(workspace) / LATEST, workspace), expected, f"cut at {cut}")
         assert log_of(workspace) == expected_log, f"cut at {cut}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "call"),
+    [
+        (Recorder, "__enter__", 1),
+        *(
+            (kind, method, call)
+            for kind, method in [
+                (TrainStep, "gradients"),
+                (Validator, "_sample"),
+                (Validator, "validate"),
+                (CheckpointSaver, "save"),
+                (Recorder, "write_report"),
+            ]
+            for call in (1, 3)
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_resuming_after_an_interrupt_anywhere_within_a_step_is_the_uninterrupted_run(
+    kind: type,
+    method: str,
+    call: int,
+    make_workspace: WorkspaceMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The signal comes as the method returns: after a validation, after a save, and so on."""
+    whole, cut = make_workspace(), make_workspace()
+    train_in(whole)
+    original, calls = getattr(kind, method), itertools.count(1)
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        result = original(self, *args)
+        if next(calls) == call:
+            interrupt()
+        return result
+
+    monkeypatch.setattr(kind, method, interrupted)
+    with pytest.raises(Interrupted):
+        train_in(cut)
+    train_in(cut, "--resume", str(run_of(cut)))
+    assert_same(state_of(run_of(cut) / LATEST, cut), state_of(run_of(whole) / LATEST, whole))
+    assert log_of(cut) == log_of(whole)
 
 
 def test_two_cuts_in_a_row(
@@ -201,6 +227,7 @@ def fresh(checkpoint: Checkpoint, state: str, start: Checkpoint) -> None:
         "metrics.best_loss",
         "metrics.best_step",
         "metrics.validations_since_best",
+        "metrics.guard",
     ],
 )
 def test_every_saved_state_is_needed(
@@ -291,25 +318,6 @@ def test_early_stopping(make_workspace: WorkspaceMaker, capsys: Any) -> None:
     assert "stopped early after 6 steps" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_weights_change(
-    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    workspace = make_workspace()
-    calls = itertools.count()
-    clip = torch.nn.utils.clip_grad_norm_
-
-    def poisoned(*args: Any, **kwargs: Any) -> torch.Tensor:
-        norm: torch.Tensor = clip(*args, **kwargs)
-        return norm * float("nan") if next(calls) == 4 else norm
-
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", poisoned)
-    with pytest.raises(TrainingError, match=r"step 5: .* gradient norm nan; the weights were not"):
-        train_in(workspace)
-    state = state_of(run_of(workspace) / LATEST, workspace)
-    assert state["progress"]["step"] == 3
-    assert all(bool(value.isfinite().all()) for value in state["model"].values())
-
-
 def test_accumulation_is_a_larger_batch(make_workspace: WorkspaceMaker) -> None:
     """Four batches of 2 and one of 8 give the same gradients, so the same losses, nearly."""
     results = []
@@ -324,7 +332,7 @@ def test_accumulation_is_a_larger_batch(make_workspace: WorkspaceMaker) -> None:
 
 def test_gradients_are_clipped(make_workspace: WorkspaceMaker) -> None:
     """What reaches the optimizer has the configured norm at most."""
-    workspace = make_workspace(max_grad_norm=0.01, max_steps=1)
+    workspace = make_workspace(max_grad_norm=0.01, max_steps=1, optimizer="adamw")
     norms = []
     step = torch.optim.AdamW.step
 
@@ -454,6 +462,71 @@ def test_a_crash_between_best_and_latest_is_made_good(
     latest = load_checkpoint(run / LATEST, workspace.config)
     assert best.step == latest.metrics["best_step"]
     assert best.validation_loss == latest.metrics["best_loss"]
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.unlink()  # the old file may be open, as memory that tensors are in
+    path.write_bytes(content)
+
+
+def test_a_broken_latest_is_named_and_the_run_goes_on_from_the_one_before(
+    make_workspace: WorkspaceMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(checkpoint_interval_steps=5)
+    train_in(workspace)
+    run = run_of(workspace)
+    expected, log = state_of(run / LATEST, workspace), log_of(workspace)
+    (run / BEST).unlink()
+    flip_a_bit(run / LATEST)
+    with pytest.raises(
+        CheckpointError, match=rf"{LATEST}: is damaged: .*\n.*checkpoint_step_10\.pt"
+    ):
+        train_in(workspace, "--resume", str(run / LATEST))
+    capsys.readouterr()
+    train_in(workspace, "--resume", str(run))
+    said = capsys.readouterr().err
+    assert f"{run / LATEST}: is damaged: " in said
+    assert "Resume  after step 10" in said
+    assert_same(state_of(run / LATEST, workspace), expected)
+    assert log_of(workspace) == log
+
+
+def test_a_save_that_fails_ends_the_run_with_what_was_wrong(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace()
+    calls = itertools.count()
+
+    def full(*args: Any) -> None:
+        if next(calls) == 2:
+            raise CheckpointError("the disk is full", "Free some space.")
+        save_checkpoint(*args)
+
+    monkeypatch.setattr("utils.training.saver.save_checkpoint", full)
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        train_in(workspace)
+    assert load_checkpoint(run_of(workspace) / LATEST, workspace.config).step == 3
+
+
+def test_reports_of_runs_can_be_asked_for_and_compared(
+    make_workspace: WorkspaceMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = make_workspace(max_steps=2)
+    train_in(workspace, "--name", "first")
+    first = run_of(workspace).name
+    train_in(workspace, "--name", "second", "--compare", first)
+    (second,) = {p.name for p in workspace.config.paths.checkpoint_dir.iterdir()} - {first}
+    report = metrics_path(workspace.config.paths.log_dir, second).with_name("report.html")
+    assert first in report.read_text()
+    report.unlink()
+    capsys.readouterr()
+    train.main(["--config", str(workspace.config_path), "--report", second])  # no GPU is asked for
+    assert capsys.readouterr().out == f"{report}\n"
+    assert first not in report.read_text()
+    with pytest.raises(UsageError, match="none: no run of this name has logs"):
+        train_in(workspace, "--compare", "none")
 
 
 def test_logs_that_cannot_be_written_do_not_end_training(

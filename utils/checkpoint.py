@@ -1,7 +1,7 @@
 """Checkpoints: the sole reader and writer of `checkpoint_*.pt`.
 
 A file is what torch.save writes, sealed with a SHA-256 of every byte (utils/sealing.py). Reading
-never runs code (`weights_only=True`), so it holds only tensors and plain values. Files of older
+never runs code (`weights_only=True`), so it holds only tensors and plain values. Files of other
 programs load as bare weights.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,12 @@ from utils.config_file import parse_config
 from utils.environment import git_commit, versions
 from utils.errors import CheckpointError
 from utils.files import TEMPORARY_SUFFIX, atomic_write, copy_file, format_bytes, sync_folder
-from utils.runs import other_checkpoints
+from utils.free_space import check_free_space, free_bytes
+from utils.runs import other_checkpoints, whole_checkpoint_beside
 from utils.sealing import NotWholeError, SealingWriter, has_seal, verify
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 had AdamW's state alone as its optimizer
 COMPILED_PREFIX = "_orig_mod."
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # exFAT, some network disks
 _LEGACY_WEIGHTS = ("model_state_dict", "model", "state_dict")
@@ -34,7 +36,7 @@ _LEGACY_WEIGHTS = ("model_state_dict", "model", "state_dict")
 class Checkpoint:
     """Everything a run is. `name` is where it was read from, for messages.
 
-    In a file that an older program wrote only `model` and `config` are filled, and `config` is
+    In a file that another program wrote only `model` and `config` are filled, and `config` is
     the current one.
     """
 
@@ -51,7 +53,13 @@ class Checkpoint:
     git_commit: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     saved_at: str = ""
+    format_version: int | None = FORMAT_VERSION  # None in a file that does not say
     name: str = ""
+
+    @property
+    def can_be_resumed(self) -> bool:
+        """Whether it holds the state of a run as this version keeps it, not only weights."""
+        return self.format_version == FORMAT_VERSION
 
     @property
     def step(self) -> int | None:
@@ -67,15 +75,21 @@ class Checkpoint:
 _REQUIRED = tuple(
     key.name
     for key in fields(Checkpoint)
-    if key.name not in ("name", "git_commit", "versions", "saved_at")
+    if key.name not in ("name", "format_version", "git_commit", "versions", "saved_at")
 )
 
 
-def save_checkpoint(checkpoint: Checkpoint, path: Path, also_as: Sequence[Path] = ()) -> None:
+def save_checkpoint(
+    checkpoint: Checkpoint,
+    path: Path,
+    also_as: Sequence[Path] = (),
+    is_given_up: Callable[[], bool] = lambda: False,
+) -> None:
     """Write `path` atomically, then give the same file the names in `also_as`, atomically each.
 
     A crash at any moment leaves every name with its old or its new content, whole. Raises
-    CheckpointError when the disk is full or the folder cannot be written; the old file stays.
+    CheckpointError when the disk is full or the folder cannot be written, or as soon as
+    `is_given_up`; the old file stays.
     """
     payload = {
         **{f.name: getattr(checkpoint, f.name) for f in fields(checkpoint) if f.name != "name"},
@@ -85,9 +99,10 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, also_as: Sequence[Path] 
         "versions": versions(),
         "saved_at": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    check_free_space(path.parent, required_bytes(checkpoint))
     try:
         with atomic_write(path) as file:
-            writer = SealingWriter(file)
+            writer = SealingWriter(file, is_given_up)
             try:
                 torch.save(payload, writer)  # type: ignore[arg-type]
             except RuntimeError as error:  # torch's report of our writer's OSError
@@ -99,8 +114,13 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path, also_as: Sequence[Path] 
         raise CheckpointError(
             f"{path}: could not be saved: {error.strerror or error}",
             "The checkpoints saved before are intact. A checkpoint of this run takes about"
-            f" {format_bytes(_payload_bytes(payload))}.",
+            f" {format_bytes(required_bytes(checkpoint))}; {_free(path.parent)}.",
         ) from error
+
+
+def required_bytes(checkpoint: Checkpoint) -> int:
+    """About what a checkpoint takes on disk, a little more rather than less."""
+    return 65_536 + sum(_bytes_of(getattr(checkpoint, key)) for key in _REQUIRED)
 
 
 def load_checkpoint(path: Path, fallback_config: Config) -> Checkpoint:
@@ -110,7 +130,7 @@ def load_checkpoint(path: Path, fallback_config: Config) -> Checkpoint:
     mapping of tensors, alone or under "model", "model_state_dict" or "state_dict". Keys lose
     torch.compile's "_orig_mod." prefix. Anything else raises CheckpointError naming the file.
     """
-    return _checkpoint_in(path, fallback_config, verify)
+    return _checkpoint_in(path, fallback_config, reads_all=True)
 
 
 @dataclass(frozen=True)
@@ -129,24 +149,23 @@ def summarise_checkpoint(path: Path, fallback_config: Config) -> CheckpointSumma
     Raises CheckpointError as `load_checkpoint` does, but cannot notice flipped bits, which only
     reading all bytes can: no weights leave this function.
     """
-    found = _checkpoint_in(path, fallback_config, has_seal)
+    found = _checkpoint_in(path, fallback_config, reads_all=False)
     parameters = sum(weight.numel() for weight in found.model.values())
     return CheckpointSummary(found.config, found.step, found.validation_loss, parameters)
 
 
-def _checkpoint_in(
-    path: Path, fallback_config: Config, check: Callable[[IO[bytes]], bool]
-) -> Checkpoint:
-    payload, is_sealed = _read_payload(path, check)
+def _checkpoint_in(path: Path, fallback_config: Config, reads_all: bool) -> Checkpoint:
+    payload, is_sealed = _read_payload(path, reads_all)
     if "format_version" not in payload:
         weights = next((payload[k] for k in _LEGACY_WEIGHTS if k in payload), payload)
-        return Checkpoint(fallback_config, _weights(weights, path), name=str(path))
+        weights = _weights(weights, path)
+        return Checkpoint(fallback_config, weights, format_version=None, name=str(path))
     if not is_sealed:
-        raise _damaged(path, "its checksum is missing")
+        raise _damaged(path, "its checksum is missing", reads_all)
     version = payload["format_version"]
-    if version != FORMAT_VERSION:
+    if version not in _READABLE_VERSIONS:
         raise CheckpointError(
-            f"{path}: has checkpoint format {version}, this program reads {FORMAT_VERSION}",
+            f"{path}: has checkpoint format {version}, this program reads up to {FORMAT_VERSION}",
             "Use the version of the program that wrote it.",
         )
     missing = [key for key in _REQUIRED if key not in payload]
@@ -184,8 +203,9 @@ def load_weights(
     model.load_state_dict(weights, assign=assign)
 
 
-def _read_payload(path: Path, check: Callable[[IO[bytes]], bool]) -> tuple[dict[str, Any], bool]:
-    """The mapping in a file, and whether it bore our checksum, looked at by `check`."""
+def _read_payload(path: Path, reads_all: bool) -> tuple[dict[str, Any], bool]:
+    """The mapping in a file, and whether it bore our checksum, which `reads_all` compares."""
+    check = verify if reads_all else has_seal
     for _ in range(100):  # training may replace the file between our two looks at it
         try:
             with path.open("rb") as file:
@@ -198,7 +218,7 @@ def _read_payload(path: Path, check: Callable[[IO[bytes]], bool]) -> tuple[dict[
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
         except NotWholeError as error:
-            raise _damaged(path, str(error)) from None
+            raise _damaged(path, str(error), reads_all) from None
         except Exception as error:  # torch.load raises many kinds on files that are not its own
             reason = " ".join(str(error).split())
             if "weights_only" in reason or "Unsupported" in reason:
@@ -207,7 +227,8 @@ def _read_payload(path: Path, check: Callable[[IO[bytes]], bool]) -> tuple[dict[
                     " was run",
                     "Do not load it with anything else unless you trust who made it.",
                 ) from None
-            raise _damaged(path, f"torch cannot read it ({reason[:120]})") from None
+            how = f"torch cannot read it ({reason[:120]})"
+            raise _damaged(path, how, reads_all) from None
         if not isinstance(payload, dict):
             raise CheckpointError(f"{path}: holds a {type(payload).__name__}, not a checkpoint")
         return payload, is_sealed
@@ -228,8 +249,9 @@ def _weights(weights: object, path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix(COMPILED_PREFIX): value for key, value in weights.items()}
 
 
-def _damaged(path: Path, how: str) -> CheckpointError:
-    return CheckpointError(f"{path}: is damaged: {how}", other_checkpoints(path))
+def _damaged(path: Path, how: str, reads_all: bool) -> CheckpointError:
+    hint = whole_checkpoint_beside(path) if reads_all else other_checkpoints(path)
+    return CheckpointError(f"{path}: is damaged: {how}", hint)
 
 
 def _link(source: Path, target: Path) -> None:
@@ -247,11 +269,16 @@ def _link(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def _payload_bytes(payload: object) -> int:
-    if isinstance(payload, Tensor):
-        return payload.numel() * payload.element_size()
-    if isinstance(payload, Mapping):
-        return sum(_payload_bytes(value) for value in payload.values())
-    if isinstance(payload, list | tuple):
-        return sum(_payload_bytes(value) for value in payload)
-    return 64
+def _free(folder: Path) -> str:
+    free = free_bytes(folder)
+    return "how much is free is not known" if free is None else f"{format_bytes(free)} are free"
+
+
+def _bytes_of(value: object) -> int:
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size() + 512  # its place in the zip file
+    if isinstance(value, Mapping):
+        return sum(32 + _bytes_of(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return sum(_bytes_of(part) for part in value)
+    return 16

@@ -132,6 +132,11 @@ class PathsConfig(Section):
     log_dir: ConfigPath = Field(
         default=Path("logs"), validate_default=True, description="tensorboard/ and raw_metrics/."
     )
+    compile_cache_dir: ConfigPath = Field(
+        default=Path(".compile_cache"),
+        validate_default=True,
+        description="Compiled GPU code, kept between runs; safe to delete.",
+    )
 
 
 class CleanerConfig(Section):
@@ -217,13 +222,21 @@ class TrainingConfig(Section):
     max_steps: PositiveInt | None = Field(
         default=None, description="End after this many optimizer steps; null is all epochs."
     )
-    learning_rate: PositiveFloat = Field(default=6e-4, description="Peak learning rate.")
+    optimizer: Literal["muon", "adamw"] = Field(
+        default="muon",
+        description="Muon for the layers' matrices with AdamW for the rest, or AdamW for all.",
+    )
+    learning_rate: PositiveFloat = Field(default=6e-4, description="AdamW's peak learning rate.")
+    muon_learning_rate: PositiveFloat = Field(
+        default=0.02, description="Muon's peak learning rate; it follows the same schedule."
+    )
+    muon_momentum: Fraction = Field(default=0.95, description="Muon's Nesterov momentum.")
     min_learning_rate: Annotated[float, Field(ge=0.0)] = Field(
         default=6e-5, description="Learning rate at the end of the cosine."
     )
     warmup_steps: NonNegativeInt = Field(default=200, description="Steps of linear warm-up.")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.1, description="AdamW weight decay, on matrices only."
+        default=0.1, description="Weight decay, on matrices only."
     )
     beta1: Fraction = Field(default=0.9, description="AdamW's first-moment decay.")
     beta2: Fraction = Field(default=0.95, description="AdamW's second-moment decay.")
@@ -235,6 +248,19 @@ class TrainingConfig(Section):
         default="bf16", description="Autocast type on CUDA; the CPU always trains in fp32."
     )
     compile: bool = Field(default=True, description="torch.compile the model on CUDA.")
+    cuda_graphs: bool = Field(
+        default=True, description="Replay each step on CUDA as one graph instead of its kernels."
+    )
+    max_skipped_steps: PositiveInt = Field(
+        default=10,
+        description="Steps in a row whose loss or gradient is not finite, and which are skipped,"
+        " before training stops.",
+    )
+    spike_deviations: PositiveFloat = Field(
+        default=6.0,
+        description="A loss so many standard deviations above the mean of recent ones is logged"
+        " with its windows.",
+    )
     log_interval_steps: PositiveInt = Field(default=10, description="Steps between log lines.")
     metrics_window_steps: PositiveInt = Field(
         default=50, description="Steps over which logged metrics are smoothed."

@@ -68,16 +68,24 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+# What torch says when a CPU, a GPU, or a library on it, has no memory left.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|size calculation overflowed|out of memory|STATUS_ALLOC_FAILED"
+)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether `error` says that memory ran out, also from within a compiler or a CUDA library."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
 @contextmanager
 def memory_errors(activity: str, hint: str) -> Iterator[None]:
     """Turn torch's "out of memory" inside the block into DeviceError."""
     try:
         yield
     except RuntimeError as error:
-        words = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and not re.search(
-            r"can't allocate memory|size calculation overflowed", words
-        ):
+        if not is_out_of_memory(error):
             raise
         raise DeviceError(f"not enough memory for {activity}", hint) from None
 

@@ -1,40 +1,77 @@
 """What a model is worth while it trains: its loss on held-out text, and what it writes."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from utils.device import autocast
+from utils.metrics import BITS_PER_BYTE, PERPLEXITY, VALIDATION_LOSS, perplexity
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of held-out text: nats a token, and bits for each byte of UTF-8 text.
+
+    Losses of models with different tokenizers cannot be compared; bits per byte can.
+    """
+
+    loss: float
+    bits_per_byte: float
+
+    @property
+    def perplexity(self) -> float:
+        return perplexity(self.loss)
+
+    def scalars(self) -> dict[str, float]:
+        """All of it, by the names it is logged under."""
+        return {
+            VALIDATION_LOSS: self.loss,
+            PERPLEXITY: self.perplexity,
+            BITS_PER_BYTE: self.bits_per_byte,
+        }
 
 
 @torch.no_grad()
-def mean_loss(
+def evaluate(
     model: nn.Module,
     batches: Iterable[Tensor],
     device: torch.device,
     precision: str,
     batch_size: int,
+    token_bytes: Tensor,
     should_stop: Callable[[], bool] = lambda: False,
-) -> float | None:
-    """The model's mean loss a token over `batches` (rows, window), in eval mode.
+) -> Evaluation | None:
+    """The model's mean loss over `batches` (rows, window), in eval mode.
 
-    Every window counts the same, however many rows its batch has. None as soon as `should_stop`
-    says so. Batches smaller than `batch_size` run uncompiled: their shape is not worth compiling.
+    `token_bytes` (vocabulary,) int64 on `device` says how many bytes each id stands for. Every
+    window counts the same, however many rows its batch has. None as soon as `should_stop` says
+    so. Batches smaller than `batch_size` run uncompiled: their shape is not worth compiling.
     """
     was_training = model.training
     model.eval()
-    total, rows = torch.zeros((), dtype=torch.float64, device=device), 0
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    text_bytes = torch.zeros((), dtype=torch.int64, device=device)
+    predictions, is_stopped = 0, False
     for batch in batches:
-        if should_stop():
+        if is_stopped := should_stop():
             break
         ids = batch.to(device, non_blocking=True)
+        targets = ids[:, 1:]
         stance = "default" if len(ids) == batch_size else "force_eager"
         with torch.compiler.set_stance(stance), autocast(device, precision):
-            total += model(ids, labels=ids)["loss"].double() * len(ids)
-        rows += len(ids)
+            nats += model.loss(ids).double() * targets.numel()  # type: ignore[operator]
+        text_bytes += token_bytes[targets.long()].sum()
+        predictions += targets.numel()
     model.train(was_training)
-    return None if should_stop() else (total / rows).item()
+    if is_stopped or should_stop():
+        return None
+    assert predictions, "nothing to predict"
+    nats_of_all, bytes_of_all = nats.item(), text_bytes.item()
+    bits = nats_of_all / math.log(2)
+    return Evaluation(nats_of_all / predictions, bits / bytes_of_all if bytes_of_all else math.nan)
 
 
 def continuations(

@@ -3,25 +3,47 @@
 logs/tensorboard/<run>/            event files
 logs/raw_metrics/<run>/metrics.jsonl   one object a line: {"step", "time", "tag": value, ...}
 logs/raw_metrics/<run>/config.json     the configuration, rewritten at every start
+logs/raw_metrics/<run>/environment.json   commit, versions and device, rewritten at every start
 """
 
 import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from utils.config import Config
+from utils.device import describe_device
+from utils.environment import git_commit, versions
 from utils.files import atomic_write, write_json
+from utils.metrics import BITS_PER_BYTE, TRAIN_LOSS, VALIDATION_LOSS
 from utils.terminal import warn
 
 METRICS_NAME = "metrics.jsonl"
+_CONFIG_NAME = "config.json"
+_ENVIRONMENT_NAME = "environment.json"
 FLUSH_SECONDS = 10.0
+
+# Keys of a record beside the tags of numbers.
+STARTED = "started"  # in the first record since a start: when that was, in seconds
+EVENT = "event"  # what kind of event a record is of
+SAMPLE_TAG = "samples/"  # with the prompt's number behind it
+
+SKIPPED_STEP = "skipped step"
+LOSS_SPIKE = "loss spike"
+
+_HYPERPARAMETER_SECTIONS = ("model", "dataset_prep", "dataloader", "training")
+_METRICS = (VALIDATION_LOSS, BITS_PER_BYTE, TRAIN_LOSS)
+_CHARTS = {
+    "loss": {"training and validation": ["Multiline", [f"^{TRAIN_LOSS}$", f"^{VALIDATION_LOSS}$"]]}
+}
 
 
 def metrics_path(log_dir: Path, run_name: str) -> Path:
@@ -34,6 +56,14 @@ def tensorboard_dir(log_dir: Path) -> Path:
     return log_dir / "tensorboard"
 
 
+def logged_runs(log_dir: Path) -> list[str]:
+    """The names of all runs with logs, the last first: names begin with the time."""
+    folder = metrics_path(log_dir, "any").parent.parent
+    if not folder.is_dir():
+        return []
+    return sorted((path.name for path in folder.iterdir() if path.is_dir()), reverse=True)
+
+
 def is_logged(log_dir: Path, run_name: str) -> bool:
     """Whether a run of this name has logs."""
     return metrics_path(log_dir, run_name).parent.exists()
@@ -43,6 +73,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a run, in order. Lines that a crash or a full disk spoiled are left out."""
     with path.open("rb") as file:
         return [record for line in file if (record := _parse(line)) is not None]
+
+
+def read_records_beside(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration and the environment kept beside metrics at `path`; {} if there is none."""
+    return _read_object(path.with_name(_CONFIG_NAME)), _read_object(
+        path.with_name(_ENVIRONMENT_NAME)
+    )
+
+
+def describe_run(device: torch.device, parameters: int) -> dict[str, Any]:
+    """What a run is made with, for `log_config`."""
+    is_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if is_cuda else describe_device(device),
+        "parameters": parameters,
+        "commit": git_commit(),
+        **versions(),
+        "cuda": torch.version.cuda if is_cuda else None,
+    }
 
 
 class DualLogger:
@@ -65,14 +114,25 @@ class DualLogger:
         self.buffer: list[str] = []
         self.is_failing = False
         self.flushed_seconds = time.monotonic()
+        self.started: float | None = round(time.time(), 3)
 
-    def log_config(self, config: Config) -> None:
-        """Keep the configuration beside the numbers."""
+    def log_config(self, config: Config, environment: Mapping[str, Any] | None = None) -> None:
+        """Keep the configuration and the `environment`, see `describe_run`, beside the numbers.
+
+        TensorBoard gets the configuration as text and as hyperparameters, and its charts.
+        """
         values = config.model_dump(mode="json")
         text = "```json\n" + json.dumps(values, indent=2) + "\n```"
         with self._tolerant():
+            write_json(self.path.with_name(_CONFIG_NAME), values)
+            write_json(self.path.with_name(_ENVIRONMENT_NAME), dict(environment or {}))
             self.writer.add_text("config", text)
-            write_json(self.path.with_name("config.json"), values)
+            self.writer.add_custom_scalars(_CHARTS)
+            # SummaryWriter.add_hparams would write them as a run of their own.
+            writer: Any = self.writer._get_file_writer()  # type: ignore[no-untyped-call]
+            names = _hyperparameters(values), dict.fromkeys(_METRICS)
+            for summary in hparams(*names):  # type: ignore[no-untyped-call]
+                writer.add_summary(summary)
 
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One point per tag, at an optimizer step."""
@@ -85,6 +145,17 @@ class DualLogger:
         with self._tolerant():
             self.writer.add_text(tag, f"```\n{text}\n```", step)
         self._record(step, {tag: text})
+
+    def log_event(self, step: int, kind: str, **details: float | Sequence[int]) -> None:
+        """Something that is to be found again, such as LOSS_SPIKE, with its numbers; at once."""
+        found = {
+            name: _finite(value) if isinstance(value, float) else value
+            for name, value in details.items()
+        }
+        with self._tolerant():
+            self.writer.add_text("events", f"{kind}: `{json.dumps(found)}`", step)
+        self._record(step, {EVENT: kind, **found})
+        self.flush()
 
     def flush(self) -> None:
         """Bring everything logged so far to disk."""
@@ -124,6 +195,8 @@ class DualLogger:
 
     def _record(self, step: int, values: Mapping[str, Any]) -> None:
         record = {"step": step, "time": round(time.time(), 3), **values}
+        if self.started is not None:
+            record[STARTED], self.started = self.started, None
         self.buffer.append(json.dumps(record, ensure_ascii=False) + "\n")
         if time.monotonic() - self.flushed_seconds > FLUSH_SECONDS:
             self.flush()
@@ -142,6 +215,24 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     is_whole = line.endswith(b"\n") and isinstance(record, dict) and "step" in record
     return record if is_whole else None
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _hyperparameters(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The keys that decide what a model learns; TensorBoard takes numbers and words."""
+    return {
+        f"{section}.{key}": value if isinstance(value, bool | int | float | str) else str(value)
+        for section in _HYPERPARAMETER_SECTIONS
+        for key, value in values[section].items()
+        if value is not None
+    }
 
 
 def _finite(value: float) -> float | str:

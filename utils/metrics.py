@@ -7,18 +7,40 @@ from typing import Any
 
 import torch
 
+# The tags that numbers are logged under.
 TRAIN_LOSS = "train/loss"
+GRADIENT_NORM = "train/gradient_norm"
+LEARNING_RATE = "train/learning_rate"
+TOKENS_SEEN = "train/tokens"
+SKIPPED_STEPS = "train/skipped_steps"
 VALIDATION_LOSS = "val/loss"
+PERPLEXITY = "val/perplexity"
+BITS_PER_BYTE = "val/bits_per_byte"
+TOKENS_PER_SECOND = "perf/tokens_per_second"
+STEP_MS = "perf/step_ms"
+MFU = "perf/mfu"
+DATA_SHARE = "perf/data_share"
+PEAK_MEMORY = "mem/peak_gib"
+RESERVED_MEMORY = "mem/reserved_gib"
 
 
 class MetricsTracker:
     """Means over the last `window_steps` steps, and validation with early stopping.
 
     Losses and norms survive a resume; the clock does not, so throughput starts afresh.
+    `peak_tokens_per_second` is what utils/throughput.py says of the model on its device; without
+    it there is no MFU.
     """
 
-    def __init__(self, window_steps: int, patience: int, min_delta: float) -> None:
+    def __init__(
+        self,
+        window_steps: int,
+        patience: int,
+        min_delta: float,
+        peak_tokens_per_second: float | None = None,
+    ) -> None:
         self.patience, self.min_delta = patience, min_delta
+        self.peak_tokens_per_second = peak_tokens_per_second
         self.losses: deque[float] = deque(maxlen=window_steps)
         self.gradient_norms: deque[float] = deque(maxlen=window_steps)
         self.spans: deque[tuple[int, float, float]] = deque(maxlen=window_steps)
@@ -52,20 +74,42 @@ class MetricsTracker:
 
     def summary(self) -> dict[str, float]:
         """Means over the window, and last values, by the names they are logged under."""
-        seconds = sum(span[1] for span in self.spans)
-        tokens = sum(span[0] for span in self.spans)
+        tokens, seconds, data_seconds = (
+            sum(column) for column in zip((0, 0.0, 0.0), *self.spans, strict=True)
+        )
+        tokens_per_second = tokens / seconds if seconds else 0.0
         summary = {
             TRAIN_LOSS: _mean(self.losses),
-            "train/gradient_norm": _mean(self.gradient_norms),
-            "train/learning_rate": self.learning_rate,
-            "train/tokens": float(self.tokens_seen),
-            "perf/tokens_per_second": tokens / seconds if seconds else 0.0,
-            "perf/step_ms": 1e3 * seconds / max(len(self.spans), 1),
-            "perf/data_share": sum(s[2] for s in self.spans) / seconds if seconds else 0.0,
+            GRADIENT_NORM: _mean(self.gradient_norms),
+            LEARNING_RATE: self.learning_rate,
+            TOKENS_SEEN: float(self.tokens_seen),
+            TOKENS_PER_SECOND: tokens_per_second,
+            STEP_MS: 1e3 * seconds / max(len(self.spans), 1),
+            DATA_SHARE: data_seconds / seconds if seconds else 0.0,
         }
+        if self.peak_tokens_per_second:
+            summary[MFU] = tokens_per_second / self.peak_tokens_per_second
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            summary["mem/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            summary[PEAK_MEMORY] = torch.cuda.max_memory_allocated() / 2**30
+            summary[RESERVED_MEMORY] = torch.cuda.max_memory_reserved() / 2**30
         return summary
+
+    def status(self, validation_loss: float | None = None, skipped_steps: int = 0) -> str:
+        """The summary in a line for people. It sums over the window: ask now and then."""
+        summary = self.summary()
+        parts = [f"loss {summary[TRAIN_LOSS]:.3f}"]
+        if validation_loss is not None:
+            parts.append(f"val {validation_loss:.3f}")
+        parts.append(f"{summary[TOKENS_PER_SECOND] / 1e3:,.1f}k tokens/s")
+        parts.append(f"{summary[STEP_MS]:,.1f} ms/step")
+        if MFU in summary:
+            parts.append(f"MFU {summary[MFU]:.1%}")
+        if PEAK_MEMORY in summary:
+            parts.append(f"{summary[PEAK_MEMORY]:.1f} GiB")
+        parts.append(f"data {summary[DATA_SHARE]:.1%}")
+        if skipped_steps:
+            parts.append(f"{skipped_steps:,} skipped")
+        return ", ".join(parts)
 
     def record_validation(self, loss: float, step: int) -> bool:
         """Note a validation loss; true if it beats the best by more than `min_delta`."""

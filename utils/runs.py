@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import CheckpointError
+from utils.sealing import NotWholeError, verify
+from utils.terminal import warn
 
 LATEST = "checkpoint_latest.pt"
 BEST = "checkpoint_best.pt"
@@ -91,17 +93,64 @@ def prune_step_checkpoints(folder: Path, keep: int) -> None:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """`path` itself, or the latest checkpoint of the run folder it names."""
+    """`path` itself, or the newest whole checkpoint of the run folder it names."""
     if path.is_dir():
-        found = list_checkpoints(path)
-        if not found:
-            raise CheckpointError(
-                f"{path}: holds no checkpoint", "Name a run folder or a .pt file."
-            )
-        return found[0].path
+        return newest_whole(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint", other_checkpoints(path))
     return path
+
+
+def newest_whole(folder: Path) -> Path:
+    """The latest checkpoint, or, each with a warning, the newest that is not broken.
+
+    All bytes of what is returned were read and match their checksum. Raises CheckpointError.
+    """
+    broken = []
+    for path in _by_age(folder):
+        damage = damage_of(path)
+        if damage is None:
+            return path
+        broken.append(path.name)
+        warn(f"{path}: is damaged: {damage}")
+    if broken:
+        raise CheckpointError(
+            f"{folder}: none of its checkpoints is whole: {', '.join(broken)}",
+            "Start a new run, or restore one of them from a backup.",
+        )
+    raise CheckpointError(f"{folder}: holds no checkpoint", "Name a run folder or a .pt file.")
+
+
+def whole_checkpoint_beside(path: Path) -> str:
+    """A sentence that offers the newest whole checkpoint beside a broken one, if there is any."""
+    others = [other for other in _by_age(path.parent) if other.name != path.name]
+    for other in others:
+        if damage_of(other) is None:
+            return f"The newest whole one beside it is {other}"
+    if others:
+        names = ", ".join(other.name for other in others)
+        return f"None of the others in {path.parent} is whole either: {names}"
+    return other_checkpoints(path)
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with a file's bytes, all of which are read, as the end of a sentence."""
+    try:
+        with path.open("rb") as file:
+            verify(file)
+    except NotWholeError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+    return None
+
+
+def _by_age(folder: Path) -> list[Path]:
+    """The latest, the best and the step checkpoints from new to old, and what else there is."""
+    rank = {"latest": 0, "best": 1, "step": 1, "other": 2}
+    files = list_checkpoints(folder)
+    files.sort(key=lambda f: (rank[f.kind], -f.modified_seconds, -(f.step or 0)))
+    return [file.path for file in files]
 
 
 def find_run(checkpoint_dir: Path, name: str) -> Run:

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from torch.optim import Optimizer
+from utils.optimizer import Optimizers
 
 
 def learning_rate_at(
@@ -26,17 +26,20 @@ def learning_rate_at(
 
 
 class Scheduler:
-    """Sets an optimizer's learning rate for the next step; call `step()` after each."""
+    """Sets the learning rates of the next step; call `step()` after each.
+
+    The schedule is AdamW's; other groups have the same share of their own peaks.
+    """
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizers: Optimizers,
         peak: float,
         minimum: float,
         warmup_steps: int,
         total_steps: int,
     ) -> None:
-        self.optimizer = optimizer
+        self.optimizers = optimizers
         self.shape = {
             "peak": peak,
             "minimum": minimum,
@@ -73,5 +76,4 @@ class Scheduler:
         ]
 
     def _apply(self) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate
+        self.optimizers.scale_learning_rates(self.learning_rate / self.shape["peak"])

@@ -4,14 +4,17 @@ torch.load does not notice a flipped bit. The digest stands in the comment that 
 every reader of the format ignores it.
 """
 
+import errno
 import hashlib
 import os
 import zipfile
+from collections.abc import Callable
 from typing import IO, Any
 
 _MAGIC = b"\nllm-training-pipeline sha256 "
 TRAILER_BYTES = len(_MAGIC) + 64  # behind the comment's length, which takes 2
 _READ_BYTES = 1 << 20
+_WRITE_BYTES = 1 << 24  # a write is given up after so much
 _NO_ARCHIVE = "it is cut off, or no checkpoint at all"
 
 
@@ -23,18 +26,27 @@ class SealingWriter:
     """Passes bytes on to a file, and ends the zip archive with their SHA-256 as its comment.
 
     A zip file ends with the comment's length (2 bytes, zero in torch's) and the comment, so all
-    but those last 2 bytes are hashed.
+    but those last 2 bytes are hashed. Once `is_given_up`, the next write fails.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], is_given_up: Callable[[], bool] = lambda: False) -> None:
         self.file = file
+        self.is_given_up = is_given_up
         self.digest = hashlib.sha256()
         self.held = b""
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
+        """Write all of `data`. Large parts are written and hashed without holding up Python."""
+        whole = memoryview(data).cast("B")
+        for start in range(0, len(whole), _WRITE_BYTES):
+            self._write_part(whole[start : start + _WRITE_BYTES])
+        return len(whole)
+
+    def _write_part(self, view: memoryview) -> None:
         try:
+            if self.is_given_up():
+                raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
             self.file.write(view)
         except OSError as error:
             self.error = error
@@ -47,7 +59,6 @@ class SealingWriter:
             self.digest.update(self.held)
             self.digest.update(view[:-2])
             self.held = bytes(view[-2:])
-        return len(view)
 
     def flush(self) -> None:
         self.file.flush()
@@ -60,9 +71,9 @@ class SealingWriter:
 
 
 def verify(file: IO[bytes]) -> bool:
-    """Check every byte of a zip file: against its seal, or against the zip's own sums without one.
+    """Check every byte of a zip file against its seal, or its content against the zip's own sums.
 
-    Returns whether it had a seal. Raises NotWholeError.
+    Returns whether it had a seal. Raises NotWholeError, for one too that has lost its seal.
     """
     size = os.fstat(file.fileno()).st_size
     file.seek(max(0, size - TRAILER_BYTES - 2))
@@ -79,10 +90,15 @@ def verify(file: IO[bytes]) -> bool:
         return True
     if not zipfile.is_zipfile(file):
         raise NotWholeError(_NO_ARCHIVE)
-    with zipfile.ZipFile(file) as archive:
-        broken = archive.testzip()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            broken, comment = archive.testzip(), archive.comment
+    except Exception as error:  # zipfile raises many kinds on what is not quite a zip file
+        raise NotWholeError(f"its index is broken ({error})") from None
     if broken:
         raise NotWholeError(f"{broken} in it does not match its checksum")
+    if comment or not ending.endswith(b"\0\0"):  # torch leaves none: it was a seal
+        raise NotWholeError("its checksum is missing")
     return False
 
 

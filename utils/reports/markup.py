@@ -2,7 +2,7 @@
 
 import html
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 STYLE_PATH = Path(__file__).with_name("report.css")
@@ -74,6 +74,17 @@ def page(title: str, *sections: Html) -> str:
 
 def section(title: str, *children: str) -> Html:
     return tag("section", tag("h2", title), *children)
+
+
+def folded(title: str, *children: str) -> Html:
+    """Something that shows only its title until a reader opens it."""
+    return tag("details", tag("summary", title), *children)
+
+
+def tiles(values: Mapping[str, str]) -> Html:
+    """The most important figures, large, by name."""
+    parts = (tag("div", tag("dt", name), tag("dd", value)) for name, value in values.items())
+    return tag("dl", *parts, class_="tiles")
 
 
 def facts(rows: Iterable[tuple[str, str]]) -> Html:

@@ -4,7 +4,7 @@ Colours and fonts are the page's (report.css), so a plot is light or dark as the
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -17,6 +17,9 @@ ROW = 18  # a line of text above the axes: the name of the upward axis, legend, 
 GAP = 5  # between text and what it belongs to
 SWATCH = 18
 MOST_TICKS = 6
+SERIES_STYLES = 8  # of report.css; more series than these look like the first again
+LOG_RATIO = 3  # values that differ by more are easier to tell apart on a logarithmic axis
+LEAST_LENGTH = 0.02  # of an axis, as a share of its values: noise is not blown up
 
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -61,6 +64,26 @@ class Axis:
         return ticks(self.low, self.high)
 
 
+def axis_for(label: str, values: Iterable[float], from_zero: bool = False) -> Axis:
+    """An axis that finite `values` fit on: logarithmic if they are positive and far apart.
+
+    `from_zero` makes it linear, and shows 0.
+    """
+    values = list(values) or [0.0, 1.0]
+    low, high = min(values), max(values)
+    if low > 0 and high > LOG_RATIO * low and not from_zero:
+        low = max(low, high * 1e-9)  # what is below lies on the edge
+        margin = (high / low) ** 0.03
+        return Axis(label, low / margin, high * margin, is_log=True)
+    if from_zero:
+        low, high = min(low, 0.0), max(high, 0.0)
+    least = LEAST_LENGTH * max(abs(low), abs(high)) or 1.0
+    missing = max(least - (high - low), 0.0) / 2
+    margin = missing + 0.03 * (high - low)
+    is_floor = from_zero and low == 0
+    return Axis(label, 0.0 if is_floor else low - margin, high + margin)
+
+
 def linear_ticks(low: float, high: float) -> list[float]:
     """
     >>> linear_ticks(0, 0.11)
@@ -87,7 +110,7 @@ def log_ticks(low: float, high: float) -> list[float]:
         ticks = [value for value in values if low <= value <= high]
         if len(ticks) > 2:
             break
-    if len(ticks) < 2:
+    if len(ticks) < 3:
         return linear_ticks(low, high)
     return ticks[:: -(-len(ticks) // (2 * MOST_TICKS))]
 
@@ -114,9 +137,19 @@ class Plot:
                 self._shapes.append(tag("rect", tag("title", hint), class_="bar", **rect))
 
     def line(self, points: Sequence[tuple[float, float]], name: str) -> None:
-        """A series of (x, y) from left to right, with its name in the legend."""
-        steps = " ".join(f"{x:.2f},{y:.2f}" for x, y in (self._place(*point) for point in points))
-        self._shapes.append(tag("polyline", points=steps, class_=self._series_class()))
+        """A series of (x, y) from left to right, with its name, unless it is "", in the legend.
+
+        A single point is drawn as a dot.
+        """
+        places = [self._place(*point) for point in points]
+        style = self._series_class()
+        hint = tag("title", name or self.y.label)
+        if len(places) == 1:
+            ((x, y),) = places
+            self._shapes.append(tag("circle", hint, cx=x, cy=y, r=1.75, class_=f"dot {style}"))
+        elif places:
+            steps = " ".join(f"{x:.2f},{y:.2f}" for x, y in places)
+            self._shapes.append(tag("polyline", hint, points=steps, class_=style))
         self._names.append(name)
 
     def mark(self, x: float, text: str) -> None:
@@ -130,7 +163,7 @@ class Plot:
         self._labels.append(_text(text, left + GAP, top - GAP))
 
     def render(self) -> Html:
-        rows = 1 + len(self._names) + len(self._marks)
+        rows = 1 + sum(map(bool, self._names)) + len(self._marks)
         top = ROW * rows + GAP
         parts = [
             tag("title", self.title),
@@ -166,8 +199,9 @@ class Plot:
 
     def _drawn_legend(self, top: int) -> list[Html]:
         parts = []
-        for number, name in enumerate(self._names):
-            y = ROW * (number + 2) - GAP - top
+        named = [(number, name) for number, name in enumerate(self._names) if name]
+        for row, (number, name) in enumerate(named):
+            y = ROW * (row + 2) - GAP - top
             swatch = _stroke(self._series_class(number), 0, y - 4, SWATCH, y - 4)
             parts += [swatch, _text(name, SWATCH + GAP, y)]
         return parts
@@ -187,7 +221,8 @@ class Plot:
         return [*lines, *texts]
 
     def _series_class(self, number: int | None = None) -> str:
-        return f"series series-{len(self._names) if number is None else number}"
+        number = len(self._names) if number is None else number
+        return f"series series-{number % SERIES_STYLES}"
 
 
 def _stroke(class_: str, x1: float, y1: float, x2: float, y2: float) -> Html:

@@ -7,9 +7,9 @@ from utils.checkpoint import Checkpoint, summarise_checkpoint
 from utils.config import Config
 from utils.environment import versions
 from utils.errors import CheckpointError
-from utils.runs import LATEST
+from utils.runs import LATEST, damage_of
 
-# A checkpoint's weights, or its position in the data, have no meaning under other values of these.
+# A checkpoint's weights and moments, or its position in the data, mean nothing under other values.
 FIXED_KEYS = (
     "model.vocab_size",
     "model.hidden_size",
@@ -18,6 +18,7 @@ FIXED_KEYS = (
     "model.max_position_embeddings",
     "training.batch_size",
     "training.gradient_accumulation_steps",
+    "training.optimizer",
     "dataloader.seed",
     "dataloader.val_split",
 )
@@ -39,7 +40,7 @@ def folder_to_go_on_in(checkpoint: Checkpoint, path: Path, checkpoint_dir: Path)
 
 def _is_outrun(checkpoint: Checkpoint, path: Path) -> bool:
     latest = path.parent / LATEST
-    if latest == path or not latest.exists():
+    if latest == path or not latest.exists() or damage_of(latest):
         return False
     try:
         step = summarise_checkpoint(latest, checkpoint.config).step
@@ -56,6 +57,12 @@ def check_resumable(
         raise CheckpointError(
             f"{checkpoint.name}: holds only weights, not the state of a run",
             "It can be used with Inference.py, but not resumed.",
+        )
+    if not checkpoint.can_be_resumed:
+        raise CheckpointError(
+            f"{checkpoint.name}: has checkpoint format {checkpoint.format_version}, whose"
+            " optimizer state has another form",
+            "It can be used with Inference.py; resume it with the version that wrote it.",
         )
     before, now = _flat(checkpoint.config), _flat(config)
     changed = [key for key in now if before.get(key) != now[key]]

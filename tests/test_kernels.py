@@ -1,0 +1,196 @@
+"""utils/kernels: each kernel against the plain torch function that it replaces, on a GPU."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import LanguageModel
+from tests.tiny import tiny_config, tiny_model
+from utils.dropout import hash_dropout, score_mask
+from utils.kernels import AVAILABLE
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.filterwarnings("default"),  # the compilers' own
+    pytest.mark.skipif(not AVAILABLE, reason="triton is not installed"),
+]
+ROUNDING = 1e-2  # of bf16, relative, over a few operations
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def key(value: int = 123) -> Tensor:
+    return torch.tensor([value, 1, 2, 3], dtype=torch.int32, device="cuda")
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    """Relative, of the norms."""
+    relative: float = ((ours.double() - theirs.double()).norm() / theirs.double().norm()).item()
+    return relative
+
+
+def plain_attention(packed: Tensor, heads: int, dropout: float, key: Tensor) -> Tensor:
+    rows, tokens, _ = packed.shape
+    q, k, v = packed.view(rows, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    future = torch.ones(tokens, tokens, dtype=torch.bool, device=packed.device).triu(1)
+    scores = (q @ k.mT / math.sqrt(q.size(-1))).masked_fill(future, -torch.inf)
+    weights = scores.softmax(-1)
+    if dropout:
+        kept = score_mask(key[:1], rows * heads, tokens, dropout).view_as(weights)
+        weights = weights * kept / (1 - dropout)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("rows", "tokens", "heads", "head_size"),
+    [(2, 512, 16, 32), (1, 64, 2, 16), (3, 200, 4, 64), (1, 1, 2, 32), (2, 777, 2, 32)],
+)
+def test_attention_and_its_gradients(
+    rows: int, tokens: int, heads: int, head_size: int, dropout: float
+) -> None:
+    from utils.kernels.attention import causal_attention
+
+    width = 3 * heads * head_size
+    packed = torch.randn(rows, tokens, width, device="cuda", dtype=torch.bfloat16)
+    bias = torch.zeros(width, device="cuda", requires_grad=True)
+    gradient = torch.randn(rows, tokens, width // 3, device="cuda", dtype=torch.bfloat16)
+    ours = packed.clone().requires_grad_()
+    found = causal_attention(ours, bias, heads, dropout, key())
+    torch.autograd.backward(found, gradient)
+    theirs = packed.double().requires_grad_()
+    expected = plain_attention(theirs, heads, dropout, key())
+    torch.autograd.backward(expected, gradient.double())
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert bias.grad is not None
+    assert error(found, expected) < ROUNDING
+    assert error(ours.grad, theirs.grad) < ROUNDING
+    assert error(bias.grad, theirs.grad.sum((0, 1))) < ROUNDING
+
+
+def test_attention_repeats_to_the_bit() -> None:
+    from utils.kernels.attention import causal_attention
+
+    packed = torch.randn(4, 512, 3 * 512, device="cuda", dtype=torch.bfloat16)
+    bias = torch.zeros(3 * 512, device="cuda", requires_grad=True)
+    runs = []
+    for _ in range(2):
+        ours = packed.clone().requires_grad_()
+        torch.autograd.backward(causal_attention(ours, bias, 16, 0.1, key()).sum())
+        runs.append(ours.grad)
+    assert runs[0] is not None
+    assert runs[1] is not None
+    assert torch.equal(runs[0], runs[1])
+
+
+@pytest.mark.parametrize(("rows", "width"), [(512, 512), (300, 64), (128, 128)])
+def test_feed_forward_and_its_gradients(rows: int, width: int) -> None:
+    from utils.kernels.feed_forward import feed_forward
+
+    x = torch.randn(1, rows, width, device="cuda", dtype=torch.bfloat16)
+    weights = [
+        torch.randn(4 * width, width, device="cuda") * width**-0.5,
+        torch.randn(4 * width, device="cuda") * 0.1,
+        torch.randn(width, 4 * width, device="cuda") * width**-0.5,
+    ]
+    gradient = torch.randn_like(x)
+    ours = [tensor.clone().requires_grad_() for tensor in (x, *weights)]
+    theirs = [tensor.double().requires_grad_() for tensor in (x, *weights)]
+    found = feed_forward(*ours)
+    hidden = F.gelu(F.linear(theirs[0], theirs[1], theirs[2]), approximate="tanh")
+    expected = F.linear(hidden, theirs[3])
+    torch.autograd.backward(found, gradient)
+    torch.autograd.backward(expected, gradient.double())
+    assert error(found, expected) < ROUNDING
+    for mine, plain in zip(ours, theirs, strict=True):
+        assert mine.grad is not None
+        assert plain.grad is not None
+        assert error(mine.grad, plain.grad) < ROUNDING
+
+
+@pytest.mark.parametrize("vocabulary", [32_016, 97, 64])
+def test_the_loss_of_a_tied_head_and_its_gradients(vocabulary: int) -> None:
+    from utils.kernels.cross_entropy import tied_head_loss
+
+    hidden = torch.randn(60, 64, device="cuda", dtype=torch.bfloat16)
+    embedding = torch.randn(vocabulary, 64, device="cuda") * 0.3
+    targets = torch.randint(vocabulary, (60,), device="cuda")
+    targets[::7] = -100
+    count = int((targets >= 0).sum())
+    ours = [hidden.clone().requires_grad_(), embedding.clone().requires_grad_()]
+    theirs = [hidden.double().requires_grad_(), embedding.double().requires_grad_()]
+    found = tied_head_loss(ours[0], ours[1], targets, count)
+    expected = F.cross_entropy(theirs[0] @ theirs[1].T, targets)
+    torch.autograd.backward(found / 4)
+    torch.autograd.backward(expected / 4)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-3)
+    for mine, plain in zip(ours, theirs, strict=True):
+        assert mine.grad is not None
+        assert plain.grad is not None
+        assert error(mine.grad, plain.grad) < ROUNDING
+    with torch.no_grad():
+        assert tied_head_loss(ours[0], ours[1], targets, count).item() == found.item()
+
+
+@pytest.mark.parametrize("tokens", [64, 33])
+def test_a_model_of_kernels_computes_what_the_plain_one_does(tokens: int) -> None:
+    shape = {"hidden_size": 64, "num_heads": 2, "max_position_embeddings": 64}
+    plain, fused = (tiny_model(tiny_config(model=shape)).cuda() for _ in range(2))
+    fused.compile_for_training()
+    assert fused.dropout_keys is not None, "not a GPU that the kernels are for"
+    ids = torch.randint(97, (8, tokens), device="cuda")
+    reference = plain.double().train()
+    expected = reference.loss(ids)
+    torch.autograd.backward(expected)
+    with torch.autocast("cuda", torch.bfloat16):
+        found = fused.train().loss(ids)
+    torch.autograd.backward(found)
+    assert found.item() == pytest.approx(expected.item(), rel=3e-3)
+    for (name, ours), theirs in zip(fused.named_parameters(), reference.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert error(ours.grad, theirs.grad) < 5 * ROUNDING, name
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        assert fused.eval().loss(ids).item() == pytest.approx(found.item(), rel=1e-3)
+
+
+def test_a_fused_layer_answers_in_bf16_so_that_the_next_one_is_fused_too() -> None:
+    from utils.kernels.layer import KEYS, fused_layer
+
+    config = tiny_config(model={"hidden_size": 64, "num_heads": 2})
+    (layer, _) = tiny_model(config).cuda().decoder.layers
+    x = torch.randn(2, 16, 64, device="cuda", dtype=torch.bfloat16)
+    keys = torch.zeros(KEYS, dtype=torch.int32, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        assert fused_layer(layer, x, 0.0, keys).dtype == torch.bfloat16
+
+
+def test_dropout_of_the_compiled_model_is_drawn_anew_for_each_loss_and_repeats() -> None:
+    shape = {"hidden_size": 64, "num_heads": 2, "max_position_embeddings": 64}
+    dropout = {"dropout": 0.3, "attention_dropout": 0.3}
+    model = LanguageModel(tiny_config(model=shape | dropout)).cuda().train()
+    model.compile_for_training()
+    ids = torch.randint(97, (8, 64), device="cuda")
+    losses = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        with torch.autocast("cuda", torch.bfloat16):
+            losses.append(model.loss(ids).item())
+    assert losses[0] == losses[2] != losses[1]
+
+
+def test_compiled_hash_dropout_drops_the_same_positions() -> None:
+    x = torch.randn(64, 512, device="cuda", dtype=torch.bfloat16)
+    compiled = torch.compile(hash_dropout)
+    assert torch.equal(compiled(x, 0.1, key()[1]), hash_dropout(x, 0.1, key()[1]))
+    assert torch.equal(
+        hash_dropout(x, 0.1, key()[1]) == 0,
+        (hash_dropout(x.cpu(), 0.1, key()[1].cpu()) == 0).cuda(),
+    )

@@ -1,0 +1,51 @@
+"""Dropout whose mask is a hash of a key and the position.
+
+No mask is stored and no random state moves: the backward pass hashes again, which is cheaper than
+reading a mask, and many times cheaper than the ten rounds of Philox behind torch's own dropout.
+"""
+
+import torch
+from torch import Tensor
+
+
+def scrambled(x: Tensor) -> Tensor:
+    """int32 to int32; the high bits of the result depend on all bits of the input.
+
+    Source: "lowbias32" of Chris Wellons' hash prospector, whose last shift only low bits would see.
+    Products wrap around; shifts are made logical by masks.
+    """
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * 0x7FEB352D
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    return x * -2073254261  # 0x846CA68B
+
+
+def keep_threshold(probability: float) -> int:
+    """Hashes below it are kept when each value is dropped with `probability`."""
+    return min(round((1 - probability) * 2**32) - 2**31, 2**31 - 1)
+
+
+def hash_dropout(x: Tensor, probability: float, key: Tensor) -> Tensor:
+    """`x` with about this share of its values at 0 and the others scaled up to make up for it.
+
+    `key` (1,) int32 decides which: the same key drops the same positions.
+    """
+    if not probability:
+        return x
+    positions = torch.arange(x.numel(), dtype=torch.int32, device=x.device).view(x.shape)
+    # A factor of their own keeps two keys' masks from being one sequence, shifted.
+    is_kept = scrambled(positions * (key | 1) + key) < keep_threshold(probability)
+    return torch.where(is_kept, x * (1 / (1 - probability)), 0.0)
+
+
+def score_mask(key: Tensor, heads: int, tokens: int, probability: float) -> Tensor:
+    """The mask of the attention kernel: (heads, T, T), true where a weight is kept.
+
+    `heads` counts those of all rows of a batch. The referee of utils/kernels/attention.py.
+    """
+    rows = torch.arange(tokens, dtype=torch.int32, device=key.device)
+    of_head = scrambled(key + torch.arange(heads, dtype=torch.int32, device=key.device))
+    of_row = scrambled(of_head[:, None] + rows)
+    x = (of_row[:, :, None] ^ rows * 0x1E3779B1) * 0x7FEB352D
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    return x * -2073254261 < keep_threshold(probability)

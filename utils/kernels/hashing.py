@@ -1,0 +1,27 @@
+"""A hash of 32-bit integers inside Triton kernels; utils/dropout.py has the same in torch."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def scrambled(x):
+    """See utils.dropout.scrambled."""
+    x = x ^ ((x >> 16) & 0xFFFF)
+    x = x * 0x7FEB352D
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    return x * -2073254261
+
+
+@triton.jit
+def row_keys(key, head, rows):
+    """Keys (rows,) of a head's score rows. `key` points to the key of all heads."""
+    return scrambled(scrambled(tl.load(key) + head) + rows)
+
+
+@triton.jit
+def keeps(row_keys, columns, threshold):
+    """Which scores to keep: the shapes of `row_keys` and `columns`, broadcast."""
+    x = (row_keys ^ columns * 0x1E3779B1) * 0x7FEB352D  # keys of rows are scrambled already
+    x = x ^ ((x >> 15) & 0x1FFFF)
+    return x * -2073254261 < threshold

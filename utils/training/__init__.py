@@ -1,0 +1,1 @@
+"""Parts of the training loop that train.py puts together."""
