@@ -27,7 +27,7 @@ from utils.terminal import Progress, say
 from utils.training.step import TrainStep
 
 SHOWN_EVERY = 20  # steps
-WARM_UP_SHARE = 0.1  # of the steps, unless training.warmup_steps is less
+WARM_UP_SHARE = 0.5  # of the steps: a spike early on would part any two runs for good
 
 
 class Way(NamedTuple):
@@ -92,7 +92,7 @@ def train(config: Config, way: Way, device: torch.device, batches: Sequence[Tens
         optimizers,
         peak=settings.learning_rate,
         minimum=settings.min_learning_rate,
-        warmup_steps=min(settings.warmup_steps, round(WARM_UP_SHARE * len(batches))),
+        warmup_steps=round(WARM_UP_SHARE * len(batches)),
         total_steps=len(batches),
     )
     take = fast_step if way.is_fast else plain_step

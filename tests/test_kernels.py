@@ -90,31 +90,6 @@ def test_attention_repeats_to_the_bit() -> None:
     assert torch.equal(runs[0], runs[1])
 
 
-@pytest.mark.parametrize(("rows", "width"), [(512, 512), (300, 64), (128, 128)])
-def test_feed_forward_and_its_gradients(rows: int, width: int) -> None:
-    from utils.kernels.feed_forward import feed_forward
-
-    x = torch.randn(1, rows, width, device="cuda", dtype=torch.bfloat16)
-    weights = [
-        torch.randn(4 * width, width, device="cuda") * width**-0.5,
-        torch.randn(4 * width, device="cuda") * 0.1,
-        torch.randn(width, 4 * width, device="cuda") * width**-0.5,
-    ]
-    gradient = torch.randn_like(x)
-    ours = [tensor.clone().requires_grad_() for tensor in (x, *weights)]
-    theirs = [tensor.double().requires_grad_() for tensor in (x, *weights)]
-    found = feed_forward(*ours)
-    hidden = F.gelu(F.linear(theirs[0], theirs[1], theirs[2]), approximate="tanh")
-    expected = F.linear(hidden, theirs[3])
-    torch.autograd.backward(found, gradient)
-    torch.autograd.backward(expected, gradient.double())
-    assert error(found, expected) < ROUNDING
-    for mine, plain in zip(ours, theirs, strict=True):
-        assert mine.grad is not None
-        assert plain.grad is not None
-        assert error(mine.grad, plain.grad) < ROUNDING
-
-
 @pytest.mark.parametrize("vocabulary", [32_016, 97, 64])
 def test_the_loss_of_a_tied_head_and_its_gradients(vocabulary: int) -> None:
     from utils.kernels.cross_entropy import tied_head_loss

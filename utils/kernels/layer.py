@@ -11,11 +11,9 @@ from torch import Tensor, nn
 from utils.config import ModelConfig
 from utils.dropout import hash_dropout
 from utils.kernels.attention import HEAD_SIZES, causal_attention
-from utils.kernels.feed_forward import feed_forward
 
 HOPPER = 9  # major compute capability
 KEYS = 4  # of a layer's dropout: attention's, the two residual branches'; one fills 16 bytes
-_ALIGNED = 8  # features; tensor descriptors want rows of whole 16 bytes
 
 
 def kernels_fit(shape: ModelConfig, device: torch.device) -> bool:
@@ -24,16 +22,15 @@ def kernels_fit(shape: ModelConfig, device: torch.device) -> bool:
         device.type == "cuda"
         and torch.cuda.get_device_capability(device)[0] == HOPPER
         and shape.hidden_size // shape.num_heads in HEAD_SIZES
-        and shape.hidden_size % _ALIGNED == 0
     )
 
 
 def fused_layer(
     layer: nn.TransformerDecoderLayer, x: Tensor, attention_dropout: float, keys: Tensor
 ) -> Tensor:
-    """The layer's output for bf16 `x` (B, T, C), every token seeing those up to itself.
+    """The layer's output for bf16 `x` (B, T, C), in bf16, every token seeing those up to itself.
 
-    Its weights may be of another type. Dropout follows `keys` (KEYS,) int32.
+    Under autocast, which casts the weights. Dropout follows `keys` (KEYS,) int32.
     """
     attention = layer.self_attn
     packed = F.linear(layer.norm1(x), attention.in_proj_weight, attention.in_proj_bias.detach())
@@ -46,5 +43,5 @@ def fused_layer(
     )
     dropout = layer.dropout1.p if layer.training else 0.0
     x = x + hash_dropout(attention.out_proj(mixed), dropout, keys[1])
-    y = feed_forward(layer.norm2(x), layer.linear1.weight, layer.linear1.bias, layer.linear2.weight)
-    return x + hash_dropout(y + layer.linear2.bias, dropout, keys[2])
+    y = layer.linear2(layer.activation(layer.linear1(layer.norm2(x))))
+    return x + hash_dropout(y, dropout, keys[2])
