@@ -97,7 +97,7 @@ class Trainer:
         optimizers = build_optimizers(self.model, settings)
         scheduler = Scheduler(
             optimizers,
-            peak=settings.learning_rate,
+            peak=settings.peak_learning_rate,
             minimum=settings.min_learning_rate,
             warmup_steps=settings.warmup_steps,
             total_steps=self.plan.total_steps,

@@ -90,7 +90,7 @@ def train(config: Config, way: Way, device: torch.device, batches: Sequence[Tens
     optimizers = build_optimizers(model, settings)
     scheduler = Scheduler(
         optimizers,
-        peak=settings.learning_rate,
+        peak=settings.peak_learning_rate,
         minimum=settings.min_learning_rate,
         warmup_steps=round(WARM_UP_SHARE * len(batches)),
         total_steps=len(batches),

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 UINT16_IDS = 65_536
+ADAMW_PEAKS = {"muon": 3e-3, "adamw": 6e-4}  # by training.optimizer; see docs/RESULTS.md
 
 
 def _beside_config(path: Path, info: ValidationInfo) -> Path:
@@ -226,7 +227,11 @@ class TrainingConfig(Section):
         default="muon",
         description="Muon for the layers' matrices with AdamW for the rest, or AdamW for all.",
     )
-    learning_rate: PositiveFloat = Field(default=6e-4, description="AdamW's peak learning rate.")
+    learning_rate: PositiveFloat | None = Field(
+        default=None,
+        description="AdamW's peak learning rate; null is 0.003 beside Muon, where it trains"
+        " embeddings, biases and norms alone, and 0.0006 for a whole model.",
+    )
     muon_learning_rate: PositiveFloat = Field(
         default=0.02, description="Muon's peak learning rate; it follows the same schedule."
     )
@@ -291,12 +296,16 @@ class TrainingConfig(Section):
         default=48, description="Tokens generated per sample prompt."
     )
 
+    @property
+    def peak_learning_rate(self) -> float:
+        return self.learning_rate or ADAMW_PEAKS[self.optimizer]
+
     @model_validator(mode="after")
     def _cosine_falls(self) -> Self:
-        if self.min_learning_rate > self.learning_rate:
+        if self.min_learning_rate > self.peak_learning_rate:
             raise ValueError(
                 f"min_learning_rate ({self.min_learning_rate}) must not exceed learning_rate"
-                f" ({self.learning_rate})"
+                f" ({self.peak_learning_rate})"
             )
         return self
 

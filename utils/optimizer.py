@@ -141,13 +141,13 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> Optimizers:
             {"params": [p for p in rest if p.dim() >= 2], "weight_decay": config.weight_decay},
             {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
         ],
-        lr=_learning_rate(config.learning_rate, rest[0]),
+        lr=_learning_rate(config.peak_learning_rate, rest[0]),
         betas=(config.beta1, config.beta2),
         fused=True if on_gpu else None,
         capturable=on_gpu,
     )
     for group in adamw.param_groups:
-        group["peak_lr"] = config.learning_rate
+        group["peak_lr"] = config.peak_learning_rate
         for parameter in group["params"]:
             adamw.state[parameter] = {
                 "step": torch.zeros((), device=parameter.device if on_gpu else None),
