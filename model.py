@@ -142,7 +142,7 @@ class LanguageModel(nn.Module):
             shape.num_layers,
             norm=FinalNorm(shape.hidden_size, eps=shape.layer_norm_eps),
         )
-        self.dropout_keys: Tensor | None = None  # (layers, KEYS), redrawn for every loss
+        self.dropout_keys: Tensor | None = None  # (layers, KEYS), drawn anew for every pass
         self.head: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = logits_and_loss
         self._initialize(shape)
 
@@ -187,8 +187,6 @@ class LanguageModel(nn.Module):
 
     def loss(self, input_ids: Tensor) -> Tensor:
         """The mean loss of predicting each token of (B, T) from those before it, without logits."""
-        if self.dropout_keys is not None and self.training:
-            self.dropout_keys.random_()
         hidden = self.hidden_states(input_ids)
         targets = F.pad(input_ids[:, 1:], (0, 1), value=IGNORED_LABEL)
         weight = self.token_embedding.weight
@@ -205,6 +203,8 @@ class LanguageModel(nn.Module):
                 f"the input has {length} tokens, but the model has {self.max_positions} positions",
                 "Shorten the input, or raise model.max_position_embeddings and train again.",
             )
+        if self.dropout_keys is not None and self.training:
+            self.dropout_keys.random_()
         positions = torch.arange(length, device=input_ids.device)
         mask = None
         if attention_mask is not None:

@@ -60,20 +60,26 @@ def test_the_update_is_clipped() -> None:
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_replayed_graphs_take_the_same_steps_as_eager_code(
-    optimizer: str, accumulation: int
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_replayed_graphs_take_the_same_steps_as_single_launches(
+    optimizer: str, accumulation: int, is_compiled: bool
 ) -> None:
     device = torch.device("cuda")
+    shape = {"hidden_size": 64, "num_heads": 2, "dropout": 0.1, "attention_dropout": 0.1}
     ends = []
     for cuda_graphs in (False, True):
-        model = tiny_model(tiny_config(model={"dropout": 0.1, "attention_dropout": 0.1}))
-        model = model.to(device).train()
+        torch.compiler.reset()
+        model = tiny_model(tiny_config(model=shape)).to(device).train()
+        if is_compiled:
+            model.compile_for_training()
         step = step_of(
             model,
             device,
             optimizer=optimizer,
             cuda_graphs=cuda_graphs,
             gradient_accumulation_steps=accumulation,
+            max_grad_norm=0.1,
+            weight_decay=1.0,
         )
         before = weights(model)
         torch.manual_seed(3)
@@ -88,10 +94,16 @@ def test_replayed_graphs_take_the_same_steps_as_eager_code(
                 step.discard()
             else:
                 step.apply()
-        ends.append((outcomes, weights(model), torch.cuda.get_rng_state()))
-    (eager_outcomes, eager_weights, eager_rng), (outcomes, ours, rng) = ends
-    for eager, replayed in zip(eager_outcomes, outcomes, strict=True):
-        assert replayed == pytest.approx(eager, rel=1e-4)
-    for theirs, mine in zip(eager_weights, ours, strict=True):
-        assert torch.allclose(theirs, mine, atol=1e-3)
-    assert torch.equal(eager_rng, rng)
+        moments = [
+            moment
+            for part in step.optimizers.state_dict().values()
+            for state in part.values()
+            for moment in state.values()
+        ]
+        ends.append((outcomes, [*weights(model), *moments], torch.cuda.get_rng_state()))
+    (single_outcomes, single_state, single_rng), (outcomes, state, rng) = ends
+    for single, replayed in zip(single_outcomes, outcomes, strict=True):
+        assert replayed == pytest.approx(single, rel=1e-5)
+    for theirs, mine in zip(single_state, state, strict=True):
+        assert torch.allclose(theirs, mine, rtol=1e-4, atol=1e-6)
+    assert torch.equal(single_rng, rng)

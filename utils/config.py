@@ -208,7 +208,8 @@ class DataloaderConfig(Section):
     )
     num_workers: NonNegativeInt = Field(
         default=0,
-        description="Loader processes for data in main memory; data on the GPU needs none.",
+        description="Loader processes for validation, and for training on the CPU; batches for a"
+        " GPU need none.",
     )
 
 
@@ -274,7 +275,8 @@ class TrainingConfig(Section):
         default=0.1, description="Validate every this share of an epoch."
     )
     max_validation_batches: PositiveInt | None = Field(
-        default=None, description="Batches per validation, always the same ones; null is all."
+        default=256,
+        description="Batches per validation, always the same ones, a fair sample; null is all.",
     )
     checkpoint_interval_steps: PositiveInt = Field(
         default=1_000, description="Steps between checkpoint_step_N.pt files."

@@ -28,7 +28,7 @@ def keep_threshold(probability: float) -> int:
 def hash_dropout(x: Tensor, probability: float, key: Tensor) -> Tensor:
     """`x` with about this share of its values at 0 and the others scaled up to make up for it.
 
-    `key` (1,) int32 decides which: the same key drops the same positions.
+    `key`, one int32, decides which: the same key drops the same positions.
     """
     if not probability:
         return x

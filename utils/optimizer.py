@@ -73,7 +73,7 @@ class Muon(Optimizer):
             ahead.lerp_(momenta, group["momentum"])
             rows, columns = parameters[0].shape
             factor = -group["lr"] * max(1.0, rows / columns) ** 0.5
-            updates = torch.mul(orthogonalise(ahead), factor, out=ahead)
+            updates = ahead.copy_(orthogonalise(ahead)).mul_(factor)  # scaled in fp32
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             torch._foreach_add_(parameters, updates.unbind())
 
@@ -100,9 +100,9 @@ class Optimizers:
         for part in self.parts.values():
             part.step()
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def zero_grad(self) -> None:
         for part in self.parts.values():
-            part.zero_grad(set_to_none)
+            part.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         """The moments and counts of each part; settings are the configuration's."""

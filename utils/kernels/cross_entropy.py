@@ -79,7 +79,8 @@ class _TiedHeadLoss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, weight, gradient = ctx.saved_tensors
-        of_hidden = gradient @ weight * scale.to(weight.dtype)
+        # In fp32, or the layers' share of the gradient would be rounded apart from the head's.
+        of_hidden = ((gradient @ weight).float() * scale).to(weight.dtype)
         of_weight = (gradient.T @ hidden)[: ctx.vocabulary].float() * scale
         return of_hidden, of_weight, None, None, None
 

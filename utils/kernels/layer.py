@@ -1,7 +1,7 @@
-"""A decoder layer and a head of fused kernels: what model.py computes, faster.
+"""A decoder layer around our attention kernel: what model.py computes, faster.
 
-The kernels were measured on NVIDIA's Hopper GPUs (H100, H200) and are used there alone; elsewhere
-torch.compile makes its own of the plain layer.
+The kernels were measured on NVIDIA's Hopper GPUs (H100, H200) and are used there alone;
+elsewhere torch.compile makes its own of the plain layer.
 """
 
 import torch
@@ -20,6 +20,7 @@ def kernels_fit(shape: ModelConfig, device: torch.device) -> bool:
     """Whether these kernels serve a model of this shape on this device."""
     return (
         device.type == "cuda"
+        and torch.version.hip is None  # AMD counts its capabilities otherwise
         and torch.cuda.get_device_capability(device)[0] == HOPPER
         and shape.hidden_size // shape.num_heads in HEAD_SIZES
     )

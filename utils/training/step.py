@@ -34,7 +34,7 @@ class TrainStep:
         self._graphs: _StepGraphs | None = None
 
     def prepare(self, rows: int, window: int) -> None:
-        """Compile for batches of (rows, window) and capture the step; no state changes."""
+        """Capture the step for batches of (rows, window), where graphs are on; no state changes."""
         if self.device.type == "cuda" and self.settings.cuda_graphs:
             self._graphs = _StepGraphs(self, torch.zeros(rows, window, dtype=torch.int64))
 
