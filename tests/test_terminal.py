@@ -132,6 +132,19 @@ def test_progress_on_a_terminal_is_a_bar_below_messages() -> None:
     assert re.search(r"\rCounting: +33%.*loss 1\.5", output)
 
 
+def test_a_long_note_has_the_room_of_the_bar() -> None:
+    code = """
+        from utils.terminal import Progress, say
+        with Progress("Training", 40, "steps", leaves_room=True) as progress:
+            progress.advance(10, "loss 1.5, 441.3k tokens/s")
+            say("redrawn after a message")
+    """
+    assert re.search(
+        r"\rTraining: 10/40 \[\d\d:\d\d<[\d:?]+\], loss 1\.5, 441\.3k tokens/s",
+        run_on_terminal(code),
+    )
+
+
 def test_no_colour_is_honoured_on_a_terminal() -> None:
     code = """
         from utils.terminal import say, warn

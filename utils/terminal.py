@@ -115,14 +115,25 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+_ROOMY = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
+
+
 class Progress:
     """Progress with rate and time left: a bar on a terminal, else a line every few seconds.
 
-    `unit` names what is counted ("B" is scaled to kB, MB, GB); `total` None means unknown.
-    Use as a context manager; call `advance(count, note)` as work is done.
+    `unit` names what is counted ("B" is scaled to kB, MB, GB); `total` None means unknown. With
+    `leaves_room` the bar and the rate give way to a long note. Use as a context manager; call
+    `advance(count, note)` as work is done.
     """
 
-    def __init__(self, label: str, total: float | None, unit: str, initial: float = 0) -> None:
+    def __init__(
+        self,
+        label: str,
+        total: float | None,
+        unit: str,
+        initial: float = 0,
+        leaves_room: bool = False,
+    ) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.initial = initial
         self.note = ""
@@ -140,6 +151,7 @@ class Progress:
                 colour="green" if use_colour(sys.stderr) else None,
                 file=sys.stderr,
                 leave=False,
+                bar_format=_ROOMY if leaves_room else None,
             )
 
     def advance(self, count: float = 1, note: str = "") -> None:
