@@ -112,10 +112,11 @@ class WindowSampler(Sampler[Tensor]):
     def _order(self, epoch: int) -> Tensor:
         """All window indices as they come in that epoch."""
         if self._ordered is None or self._ordered[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed + epoch)
-            order = torch.arange(self.size)
             if self.shuffle:
+                generator = torch.Generator().manual_seed(self.seed + epoch)
                 order = torch.randperm(self.size, generator=generator)
+            else:
+                order = torch.arange(self.size)
             self._ordered = (epoch, order.to(self.device))
         return self._ordered[1]
 
@@ -263,11 +264,12 @@ def _check_fits_model(metadata: DatasetMetadata, dataset_dir: Path, config: Conf
 def _check_memory(train: Side, val: Side, train_device: torch.device, reading: int) -> None:
     """`reading` is what loading takes of main memory beside the two sides, in bytes."""
     in_main_memory = val.memory_bytes + reading
+    # Where epochs meet, the new order is made beside the old one, which an iteration may hold.
+    training = train.memory_bytes + 2 * train.windows * START_BYTES
     if train_device.type == "cuda":
-        # An epoch's order lies beside the windows.
-        _check_free(train_device, "training", train.memory_bytes + train.windows * START_BYTES)
+        _check_free(train_device, "training", training)
     else:
-        in_main_memory += train.memory_bytes + train.windows * START_BYTES
+        in_main_memory += training
     _check_free(CPU, "dataset's", in_main_memory)
 
 

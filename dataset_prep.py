@@ -24,7 +24,8 @@ from utils.preparing.pool import Tally, for_each_file
 from utils.preparing.read_ahead import read_ahead
 from utils.preparing.sources import Source, find_sources
 from utils.preparing.token_writer import TokenBatch, disk_errors_named, write_token_file
-from utils.reports.dataset_report import REPORT_NAME, write_report
+from utils.reports.dataset_report import write_report
+from utils.reports.markup import REPORT_NAME
 from utils.terminal import format_seconds, say, warn
 from utils.token_files import (
     DatasetMetadata,

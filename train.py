@@ -29,7 +29,6 @@ from utils.errors import DatasetError, Interrupted, UsageError
 from utils.interrupts import InterruptGuard
 from utils.metrics import MetricsTracker
 from utils.optimizer import build_optimizers
-from utils.reports.run_curves import read_run
 from utils.reports.run_report import write_run_report
 from utils.runs import LATEST
 from utils.scheduler import Scheduler
@@ -39,9 +38,9 @@ from utils.training.guards import StepGuard
 from utils.training.messages import conclude, introduce_model, introduce_run
 from utils.training.plan import Plan
 from utils.training.preparation import prepare
-from utils.training.recorder import Recorder
+from utils.training.recorder import Recorder, check_compared
 from utils.training.resume import check_resumable
-from utils.training.run_checkpoints import RunCheckpoints
+from utils.training.run_checkpoints import RunCheckpoints, check_room
 from utils.training.run_place import RunPlace, claimed_place, opened_origin
 from utils.training.state import Position, TrainingState
 from utils.training.step import TrainStep
@@ -50,6 +49,12 @@ from utils.training.validation import Validator
 
 class Trainer:
     """One training run: everything it needs, and everything a checkpoint of it holds."""
+
+    # What `train` opens, for as long as it goes on.
+    interrupts: InterruptGuard
+    recorder: Recorder
+    checkpoints: RunCheckpoints
+    validator: Validator
 
     def __init__(
         self,
@@ -70,7 +75,7 @@ class Trainer:
         self.state = self._fresh_state()
         if resume_from is not None:
             self._restore(resume_from)
-        self.step = TrainStep(self.model, self.state.optimizers, device, self.settings)
+        self.train_step = TrainStep(self.model, self.state.optimizers, device, self.settings)
 
     def _check_current(self, command: str) -> None:
         """Refuse a dataset of another tokenizer, and warn of texts that changed since it was made.
@@ -118,6 +123,10 @@ class Trainer:
             checkpoint, self.config, self.tokenizer.sha256, self.info["dataset_fingerprint"]
         )
         changes += self.state.restore(checkpoint)
+        # Mapped tensors keep the old file on the disk when the first save replaces it, and on
+        # Windows forbid that: from here on no one needs them.
+        for tensors in (checkpoint.model, checkpoint.optimizer, checkpoint.rng):
+            tensors.clear()
         for change in changes:
             warn(f"resuming with a change: {change}")
 
@@ -129,7 +138,8 @@ class Trainer:
     def is_finished(self) -> bool:
         return self.position.step >= self.plan.total_steps or self.state.metrics.should_stop
 
-    def _snapshot(self, run_name: str) -> Checkpoint:
+    def snapshot(self, run_name: str = "") -> Checkpoint:
+        """A checkpoint of the run as it is now; its tensors are the run's own."""
         fingerprint = self.info["dataset_fingerprint"]
         return self.state.snapshot(self.config, self.tokenizer.sha256, fingerprint, run_name)
 
@@ -146,7 +156,7 @@ class Trainer:
             ) as self.recorder,
             RunCheckpoints(
                 self.state,
-                partial(self._snapshot, place.name),
+                partial(self.snapshot, place.name),
                 place,
                 self.settings,
                 self.recorder.logger.flush,
@@ -180,24 +190,24 @@ class Trainer:
         and its place in the schedule.
         """
         state = self.state
+        learning_rate = state.scheduler.learning_rate
         began = time.perf_counter()
         taken = [next(batches) for _ in range(self.plan.batches_per_step)]
         data_seconds = time.perf_counter() - began
-        loss, norm = self.step.gradients(taken)
+        loss, norm = self.train_step.gradients(taken)
         if state.guard.admits(loss, norm):
-            self.step.apply()
+            self.train_step.apply()
             tokens = sum(batch.numel() for batch in taken)
-            rate = state.scheduler.learning_rate
-            state.metrics.record_step(loss, norm, rate, tokens, data_seconds)
+            state.metrics.record_step(loss, norm, tokens, data_seconds)
             if spike := state.guard.spike(loss):
                 self.recorder.spiked(state.position.step + 1, spike, self._windows())
         else:
-            self.step.discard()
+            self.train_step.discard()
             state.metrics.start_clock()
             self.recorder.skipped(state.position.step + 1, loss, norm, self._windows())
         state.scheduler.step()
         state.position.step += 1
-        self.recorder.step_done()
+        self.recorder.step_done(learning_rate)
         self.checkpoints.check()
         state.guard.check(state.position.step)
 
@@ -269,8 +279,7 @@ def main(arguments: Sequence[str]) -> None:
     if args.report:
         emit(str(write_run_report(log_dir, args.report, args.compare)))
         return
-    for run in args.compare:
-        read_run(log_dir, run)  # a name that is wrong is said now, not after hours of training
+    check_compared(log_dir, args.compare)  # now, not after hours of training
     device = choose_device(args.device)
     with ExitStack() as held:
         origin = held.enter_context(opened_origin(args.resume, config)) if args.resume else None
@@ -278,7 +287,8 @@ def main(arguments: Sequence[str]) -> None:
         introduce_model(
             trainer.model.parameter_count(), device, trainer.plan, config, trainer.info["window"]
         )
-        prepare(trainer.step, config, trainer.info["window"])
+        check_room(trainer.snapshot(), origin.folder if origin else None, trainer.plan.total_steps)
+        prepare(trainer.train_step, config, trainer.info["window"])
         place = held.enter_context(claimed_place(config.paths, args.name, origin))
         introduce_run(place, trainer.position.step, trainer.plan, log_dir)
         trainer.train(place, options_to_repeat(args), args.compare)

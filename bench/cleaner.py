@@ -153,7 +153,7 @@ def main(arguments: Sequence[str]) -> None:
     files = [path.resolve() for path in args.files]
     _check_usable(files, args.growth)
     config = config_from(args)
-    environment = environment_of(PACKAGES)
+    environment = environment_of(PACKAGES, args.commit)
     settings = CleanerSettings(
         min_characters=config.cleaner.min_characters,
         max_bad_share=config.cleaner.max_bad_share,

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
 
-from bench.measure import REPOSITORY, record, table
+from bench.measure import REPOSITORY, table
+from bench.record import record
 from utils.cleaning.explain import places_of, read_record_at
 from utils.cleaning.records.structured import sections_left_out
 from utils.cleaning.records.wikipedia import Article

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     args = parser.parse_args(arguments)
     config = config_from(args)
-    environment = environment_of(PACKAGES)
+    environment = environment_of(PACKAGES, args.commit)
     load_or_fetch(config)
     source = args.data or config.paths.cleaned_dir
     with tempfile.TemporaryDirectory() as name:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from bench.measure import REPOSITORY
 from bench.nanogpt import LOG_STEPS, PEER
 from bench.training_runs import Launch, child_environment, write_config
+from dataloader import DatasetInfo
 from utils.config import Config
 from utils.config_file import override
 from utils.errors import TrainingError
@@ -25,13 +26,22 @@ LAST_CHARACTERS = 2_000  # shown of what a process said that failed
 
 
 class Run(NamedTuple):
-    """What one training logged. Times are seconds since the epoch."""
+    """One training, and what it logged. Times are seconds since the epoch."""
 
     recipe: str
     settings: dict[str, object]  # of the recipe, by dotted keys
     seed: int
+    environment: dict[str, str]  # as `environment_of` found it
+    dataset: str  # its fingerprint
+    windows: int  # that it is validated on
+    step_tokens: int
     began: float  # the process
     records: list[dict[str, Any]]  # every LOG_STEPS steps, and every validation
+
+    @property
+    def gpu(self) -> str:
+        """The name of the GPU, or of the processor where it trains without one."""
+        return self.environment.get("GPU", self.environment["processor"])
 
     @property
     def validations(self) -> list[tuple[int, float]]:
@@ -74,13 +84,17 @@ class Run(NamedTuple):
         )
 
 
+Logged = tuple[float, list[dict[str, Any]]]  # when the process began, and its records
+
+
 class Bounds(NamedTuple):
     """What all trainings of one comparison share."""
 
     config: Config  # dataset, shape and batch; no dropout
     device: str
-    train_windows: int  # of the dataset
-    windows: int  # to validate on
+    environment: dict[str, str]
+    data: DatasetInfo
+    windows: int  # to validate on, at most
     our_interval: int  # steps between our validations
     peer_steps: int
     peer_interval: int
@@ -88,13 +102,39 @@ class Bounds(NamedTuple):
     peer_vocab: int | None
 
 
-def run_ours(
-    bounds: Bounds, name: str, settings: Mapping[str, object], seed: int, gpu: str | None
-) -> Run:
-    """Train through train.py. `settings` are dotted keys."""
+def planned(bounds: Bounds, recipe: str, settings: Mapping[str, object], seed: int) -> Run:
+    """A training that is still to be done: all but what it logs. `settings` are dotted keys."""
+    training = override(bounds.config, settings).training
+    rows = training.batch_size
+    return Run(
+        recipe,
+        dict(settings),
+        seed,
+        bounds.environment,
+        bounds.data["dataset_fingerprint"],
+        min(whole_batches(bounds.windows, rows) * rows, bounds.data["val_size"]),
+        rows * training.gradient_accumulation_steps * bounds.data["window"],
+        began=0.0,
+        records=[],
+    )
+
+
+def train(bounds: Bounds, plan: Run, gpu: str | None) -> Run:
+    """Do what was planned, on a GPU as CUDA_VISIBLE_DEVICES names it. Raises TrainingError."""
+    began, records = (run_nanogpt if plan.recipe == PEER else run_ours)(bounds, plan, gpu)
+    return plan._replace(began=began, records=records)
+
+
+def whole_batches(windows: int, rows: int) -> int:
+    """How many batches of `rows` are validated on; at least one."""
+    return max(windows // rows, 1)
+
+
+def run_ours(bounds: Bounds, plan: Run, gpu: str | None) -> Logged:
+    """Train through train.py."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        changes = our_settings(bounds, {**settings, "training.seed": seed})
+        changes = our_settings(bounds, {**plan.settings, "training.seed": plan.seed})
         write_config(bounds.config, folder, changes)
         found = Launch(folder, bounds.device, gpu).run()
     kept = (STEP_MS, VALIDATION_LOSS)
@@ -103,7 +143,7 @@ def run_ours(
         for record in found.records
         if any(key in record for key in kept)
     ]
-    return Run(name, dict(settings), seed, found.began, records)
+    return found.began, records
 
 
 def our_settings(bounds: Bounds, settings: Mapping[str, object]) -> dict[str, object]:
@@ -122,17 +162,17 @@ def our_settings(bounds: Bounds, settings: Mapping[str, object]) -> dict[str, ob
     }
     training = override(bounds.config, changes).training
     rows = training.batch_size
-    epoch = bounds.train_windows // rows // training.gradient_accumulation_steps
+    epoch = bounds.data["train_size"] // rows // training.gradient_accumulation_steps
     assert training.max_steps is not None
     return {
         **changes,
         "training.epochs": math.ceil(training.max_steps / max(epoch, 1)),
         "training.validation_interval_epochs": bounds.our_interval / max(epoch, 1),
-        "training.max_validation_batches": max(bounds.windows // rows, 1),
+        "training.max_validation_batches": whole_batches(bounds.windows, rows),
     }
 
 
-def run_nanogpt(bounds: Bounds, seed: int, gpu: str | None) -> Run:
+def run_nanogpt(bounds: Bounds, plan: Run, gpu: str | None) -> Logged:
     """Train nanoGPT through bench/nanogpt.py; says each validation as it comes."""
     with tempfile.TemporaryDirectory() as place, tempfile.TemporaryFile("w+") as errors:
         config_path = write_config(bounds.config, Path(place), {})
@@ -141,7 +181,7 @@ def run_nanogpt(bounds: Bounds, seed: int, gpu: str | None) -> Run:
             "nanogpt": bounds.peer_folder,
             "nanogpt-vocab": bounds.peer_vocab,
             "device": bounds.device,
-            "seed": seed,
+            "seed": plan.seed,
             "steps": bounds.peer_steps,
             "every": bounds.peer_interval,
             "windows": bounds.windows,
@@ -163,11 +203,11 @@ def run_nanogpt(bounds: Bounds, seed: int, gpu: str | None) -> Run:
                 for record in map(json.loads, lines):
                     records.append(record)
                     if loss := record.get(VALIDATION_LOSS):
-                        say(f"{PEER}, seed {seed}, step {record['step']:,}: {loss:.4f}")
+                        say(f"{PEER}, seed {plan.seed}, step {record['step']:,}: {loss:.4f}")
             code = process.wait()
         finally:
             process.kill()
         if code:
             errors.seek(0)
             raise TrainingError(f"{PEER} ended with {code}:\n{errors.read()[-LAST_CHARACTERS:]}")
-    return Run(PEER, {"training.max_steps": bounds.peer_steps}, seed, began, records)
+    return began, records

@@ -1,7 +1,8 @@
 """What the bench scripts share: timing side by side, memory, the machine, and the record.
 
-A bench times its contenders in one process, prints a section for people and one JSON line last,
-and puts the section into docs/RESULTS.md when it is told to. Pinning and memory need Linux.
+A bench times its contenders in one process, writes a section for people and a JSON line, and puts
+the section into docs/RESULTS.md when it is told to; bench/record.py does so later, from what was
+written. Where there is no git, `--commit` says what is measured. Pinning and memory need Linux.
 """
 
 import argparse
@@ -25,13 +26,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
+from bench.record import RESULTS_PATH, marked, record, section_name
 from utils.cli import script_parser
-from utils.errors import DataError
-from utils.files import atomic_write
 from utils.terminal import emit, say
 
 REPOSITORY = Path(__file__).parent.parent
-RESULTS_PATH = REPOSITORY / "docs" / "RESULTS.md"
 LINE_CHARACTERS = 104  # of RESULTS.md
 
 P = ParamSpec("P")
@@ -79,9 +78,9 @@ def times_as_fast(ours: Sequence[float], peer: Sequence[float]) -> float:
 
 
 def bench_parser(name: str, description: str, repeats: int | None) -> argparse.ArgumentParser:
-    """A parser with every script's options, --repeats and --record, for `python -m bench.NAME`.
+    """A parser with every script's options and those of benches, for `python -m bench.NAME`.
 
-    `repeats` None leaves --repeats out.
+    Those are --record, --commit and --repeats, which `repeats` None leaves out.
     """
     parser = script_parser(description)
     parser.prog = f"python -m bench.{name}"
@@ -95,6 +94,11 @@ def bench_parser(name: str, description: str, repeats: int | None) -> argparse.A
         )
     parser.add_argument(
         "--record", action="store_true", help="replace this bench's section of docs/RESULTS.md"
+    )
+    parser.add_argument(
+        "--commit",
+        metavar="NAME",
+        help="what is measured, such as `git describe --always --dirty` names it (default: by git)",
     )
     return parser
 
@@ -173,7 +177,7 @@ def publish(
     environment: Mapping[str, str],
     part: str = "",
 ) -> None:
-    """Show a result: the section for people, and last one JSON line with `values`.
+    """Show a result: the section for people, between its marks, and a JSON line with `values`.
 
     `body` is Markdown; above it go the title, the command, and the environment as `environment_of`
     found it before the measurement. With `--record` the section goes into docs/RESULTS.md too, to
@@ -181,39 +185,25 @@ def publish(
     """
     head = paragraph(f"`{_command(name)}` ({environment_line(environment)})")
     section = f"## {title}\n\n{head}\n\n{body.strip()}"
-    emit(section)
+    emit(marked(section_name(name, part), section))
     if args.record:
-        record(f"{name}-{part}" if part else name, section)
+        record(section_name(name, part), section)
         say(f"recorded in {RESULTS_PATH.relative_to(REPOSITORY)}", "green")
     parts = {"part": part} if part else {}
     emit(json.dumps({"bench": name, **parts, "environment": environment, **values}))
 
 
-def record(name: str, section: str, path: Path = RESULTS_PATH) -> None:
-    """Put `section` between this bench's marks in a file of results; new ones go to the end."""
-    begin, end = f"<!-- bench:{name} -->", f"<!-- /bench:{name} -->"
-    text = path.read_text(encoding="utf-8")
-    before, found, rest = text.partition(begin)
-    _, closed, after = rest.partition(end)
-    if found and not closed:
-        raise DataError(f"{path}: {begin} has no {end}", "Put the line where the section ends.")
-    if not found:
-        before, after = f"{text.rstrip()}\n\n", "\n"
-    with atomic_write(path) as file:
-        file.write(f"{before}{begin}\n{section}\n{end}{after}".encode())
-
-
-def environment_of(packages: Sequence[str], with_gpu: bool = False) -> dict[str, str]:
+def environment_of(
+    packages: Sequence[str], commit: str | None = None, with_gpu: bool = False
+) -> dict[str, str]:
     """The day, the commit, the machine, and the versions of Python and `packages`.
 
-    Ask before the measurement: the files may change while it runs. Without git the commit is
-    "unknown", and the version of a package that is not installed is "absent".
+    Ask before the measurement: the files may change while it runs. The commit is "unknown" where
+    neither `commit` nor git tells it; the version of a package that is not installed is "absent".
     """
-    from utils.environment import git_commit  # brings torch: not for every child process
-
     return {
         "date": date.today().isoformat(),
-        "commit": f"{git_commit()[:7] or 'unknown'}{' with edits' if _is_edited() else ''}",
+        "commit": commit or _commit(),
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0))),
         "Python": platform.python_version(),
@@ -223,22 +213,27 @@ def environment_of(packages: Sequence[str], with_gpu: bool = False) -> dict[str,
 
 
 def _gpus() -> dict[str, str]:
-    """The name of the first GPU, how many there are, and CUDA's version; nothing without one."""
+    """The name of the first GPU, their number if more, and CUDA's version; nothing without one."""
     import torch
 
     if not torch.cuda.is_available():
         return {}
-    count, name = torch.cuda.device_count(), torch.cuda.get_device_name()
-    return {"GPU": f"{count} x {name}" if count > 1 else name, "CUDA": str(torch.version.cuda)}
+    count = torch.cuda.device_count()
+    return {
+        "GPU": torch.cuda.get_device_name(),
+        **({"GPUs": str(count)} if count > 1 else {}),
+        "CUDA": str(torch.version.cuda),
+    }
 
 
-def _is_edited() -> bool:
+def _commit() -> str:
+    from utils.environment import git_commit  # brings torch: not for every child process
+
+    if not git_commit():  # git would look further up, into another project
+        return "unknown"
     command = ["git", "status", "--porcelain", "--", "*.py", "config.json"]
-    try:
-        found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)  # noqa: S603
-    except OSError:
-        return False
-    return bool(found.stdout)
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False)  # noqa: S603
+    return f"{git_commit()[:7]}{' with edits' if found.stdout else ''}"
 
 
 def _version(package: str) -> str:

@@ -190,11 +190,11 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Train by its recipe; yields a record for every LOG_STEPS steps and every validation.
 
-    A stretch of steps is timed to the GPU's end; validation is in none.
+    A stretch of steps is timed to the GPU's end; one that a validation cuts begins anew after it.
     """
     length, device = windows[0].size(1), peer.device
     batches = Ahead(random_batches(stream, rows, length, device))
-    began = time.perf_counter()
+    began, first = time.perf_counter(), 1
     for step in range(1, steps + 1):
         peer.set_learning_rate(
             learning_rate_at(step - 1, LEARNING_RATE, MIN_LEARNING_RATE, WARMUP_STEPS, steps)
@@ -202,13 +202,13 @@ def train(
         peer.step(*batches.item, following=batches)
         if step % LOG_STEPS == 0:
             synchronize(device)
-            milliseconds = 1e3 * (time.perf_counter() - began) / LOG_STEPS
+            milliseconds = 1e3 * (time.perf_counter() - began) / (step + 1 - first)
             yield {"step": step, "time": time.time(), STEP_MS: milliseconds}
-            began = time.perf_counter()
+            began, first = time.perf_counter(), step + 1
         if step % every == 0 or step == steps:
             loss = peer.mean_loss(windows)
             yield {"step": step, "time": time.time(), VALIDATION_LOSS: loss}
-            began = time.perf_counter()
+            began, first = time.perf_counter(), step + 1
 
 
 def main(arguments: Sequence[str]) -> None:

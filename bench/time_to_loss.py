@@ -5,7 +5,8 @@ and ours through train.py, each in a process of its own with a GPU of its own, o
 on the configuration's dataset without dropout. Both are validated on the same held-out windows.
 
 Where time is short, `--only` trains one side, `--save` keeps every run as it ends, and `--load`
-adds those of an earlier call.
+adds those of earlier calls, which are not trained again. What a run ran on is told with it; those
+of different GPUs, datasets or numbers of windows are not put together.
 """
 
 import argparse
@@ -16,11 +17,18 @@ from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import mean
-from typing import NamedTuple
 
-from bench.loss_runs import Bounds, Run, run_nanogpt, run_ours
+from bench.loss_runs import Bounds, Run, planned, train
+from bench.loss_summary import Summary, summarise
 from bench.measure import bench_parser, environment_of, paragraph, positive, publish, table
 from bench.nanogpt import LOG_STEPS, PEER, STEPS, add_options
+from bench.saved_runs import (
+    check_comparable,
+    environment_of_runs,
+    left_to_train,
+    load_runs,
+    without_repeats,
+)
 from bench.training_runs import visible_gpus
 from dataloader import create_simple_train_val_dataloaders
 from utils.cli import config_from, run_script
@@ -43,46 +51,49 @@ NEITHER = "neither"
 Job = Callable[[str | None], Run]  # takes the GPU to run on
 
 
-class Summary(NamedTuple):
-    """A recipe against nanoGPT's mean final loss. Lists are by seed; None is "not reached"."""
-
-    recipe: str
-    settings: dict[str, object]
-    seeds: list[int]
-    final_losses: list[float]
-    steps: list[int | None]  # to the first validation at or below it
-    training_seconds: list[float | None]
-    clock_seconds: list[float | None]
-    training_ratio: float | None = None  # times sooner than nanoGPT, of the means
-    clock_ratio: float | None = None
-
-
 def main(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(arguments)
     config = override(config_from(args), {"model.dropout": 0.0, "model.attention_dropout": 0.0})
-    environment = environment_of(PACKAGES, with_gpu=True)
     recipes = dict(map(parse_recipe, args.ours or RECIPES))
-    runs = [Run(**values) for path in args.load for values in json.loads(path.read_text())]
-    wanted = [] if args.only == NEITHER else jobs(args, _bounds(args, config), recipes)
-    for run in run_all(wanted, slots(args)):
+    runs = without_repeats(load_runs(args.load))
+    jobs: list[Job] = []
+    if args.only != NEITHER:
+        bounds = _bounds(args, config)
+        plans = left_to_train(list(plan_runs(args, bounds, recipes)), runs)
+        jobs = [partial(train, bounds, plan) for plan in plans]
+    check_comparable(runs)
+    if args.save:
+        _save(args.save, runs)
+    for run in run_all(jobs, slots(args)) if jobs else ():  # telling of runs needs no GPU
         runs.append(run)
         say(run.line())
         if args.save:
-            write_json(args.save, [run._asdict() for run in runs])
+            _save(args.save, runs)
     if not runs:
         raise UsageError("there is no finished run to tell of")
     runs.sort(key=lambda run: (run.recipe != PEER, run.recipe, run.seed))
     summaries = summarise(runs)
     values = {
         "goal": GOAL,
-        "windows": args.windows,
+        "windows": runs[0].windows,
+        "dataset": runs[0].dataset,
         "results": [summary._asdict() for summary in summaries],
-        "validations": [
-            {"recipe": run.recipe, "seed": run.seed, "losses": run.validations} for run in runs
+        "runs": [
+            {
+                "recipe": run.recipe,
+                "seed": run.seed,
+                "environment": run.environment,
+                "validations": run.validations,
+            }
+            for run in runs
         ],
     }
-    title = "Time to nanoGPT's validation loss"
-    publish(args, "time_to_loss", title, _body(args.windows, summaries, runs), values, environment)
+    title, body = "Time to nanoGPT's validation loss", _body(summaries, runs)
+    publish(args, "time_to_loss", title, body, values, environment_of_runs(runs))
+
+
+def _save(path: Path, runs: Sequence[Run]) -> None:
+    write_json(path, [run._asdict() for run in runs])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,7 +156,8 @@ def _bounds(args: argparse.Namespace, config: Config) -> Bounds:
     return Bounds(
         config=config,
         device=args.device,
-        train_windows=info["train_size"],
+        environment=environment_of(PACKAGES, args.commit, with_gpu=args.device != "cpu"),
+        data=info,
         windows=args.windows,
         our_interval=args.ours_every,
         peer_steps=args.steps,
@@ -155,17 +167,18 @@ def _bounds(args: argparse.Namespace, config: Config) -> Bounds:
     )
 
 
-def jobs(
+def plan_runs(
     args: argparse.Namespace, bounds: Bounds, recipes: Mapping[str, Mapping[str, object]]
-) -> Iterator[Job]:
-    """All trainings that were asked for: nanoGPT's, the longest, first."""
+) -> Iterator[Run]:
+    """All trainings that are asked for: nanoGPT's, the longest, first."""
     if args.only != "ours" and bounds.peer_folder:
-        yield from (partial(run_nanogpt, bounds, seed) for seed in args.seeds)
+        settings = {"training.max_steps": bounds.peer_steps}
+        yield from (planned(bounds, PEER, settings, seed) for seed in args.seeds)
     elif args.only != "ours":
         warn("without --nanogpt there is no peer: only ours is trained")
     if args.only != "nanogpt":
-        for name, settings in recipes.items():
-            yield from (partial(run_ours, bounds, name, settings, seed) for seed in args.seeds)
+        for name, changes in recipes.items():
+            yield from (planned(bounds, name, changes, seed) for seed in args.seeds)
 
 
 def run_all(wanted: Iterable[Job], gpus: Sequence[str | None]) -> Iterator[Run]:
@@ -189,47 +202,12 @@ def run_all(wanted: Iterable[Job], gpus: Sequence[str | None]) -> Iterator[Run]:
                 say_error(error)
 
 
-def summarise(runs: Sequence[Run]) -> list[Summary]:
-    """Each recipe, nanoGPT first, as `runs` are; without a run of nanoGPT nothing is reached."""
-    names = dict.fromkeys(run.recipe for run in runs)
-    by_recipe = {name: [run for run in runs if run.recipe == name] for name in names}
-    peers = by_recipe.get(PEER, [])
-    target = mean(run.final_loss for run in peers) if peers else float("-inf")
-    found: list[Summary] = []
-    for name, group in by_recipe.items():
-        steps = [run.validations[-1][0] if name == PEER else run.first_at(target) for run in group]
-        pairs = list(zip(group, steps, strict=True))
-        summary = Summary(
-            name,
-            group[0].settings,
-            [run.seed for run in group],
-            [run.final_loss for run in group],
-            steps,
-            [None if step is None else run.training_seconds(step) for run, step in pairs],
-            [None if step is None else run.clock_seconds(step) for run, step in pairs],
-        )
-        if peers:
-            peer = found[0] if found else summary
-            summary = summary._replace(
-                training_ratio=_ratio(peer.training_seconds, summary.training_seconds),
-                clock_ratio=_ratio(peer.clock_seconds, summary.clock_seconds),
-            )
-        found.append(summary)
-    return found
-
-
-def _ratio(peer: Sequence[float | None], ours: Sequence[float | None]) -> float | None:
-    """How many times as long the peer takes, of the means; None unless all have arrived."""
-    reached = [seconds for seconds in ours if seconds is not None]
-    if len(reached) < len(ours):
-        return None
-    return mean(seconds for seconds in peer if seconds is not None) / mean(reached)
-
-
-def _body(windows: int, summaries: Sequence[Summary], runs: Sequence[Run]) -> str:
+def _body(summaries: Sequence[Summary], runs: Sequence[Run]) -> str:
     rows = [
         [
             summary.recipe,
+            " ".join(map(str, summary.seeds)),
+            f"{summary.step_tokens:,}",
             " ".join(f"{loss:.3f}" for loss in summary.final_losses),
             _joined(summary.steps, ",.0f"),
             _joined(summary.training_seconds, ".1f"),
@@ -239,17 +217,20 @@ def _body(windows: int, summaries: Sequence[Summary], runs: Sequence[Run]) -> st
         ]
         for summary in summaries
     ]
-    header = ["", "final losses", "steps", "s of training", "s on the clock", "ratio", "clock"]
+    header = [
+        *("", "seeds", "tokens a step", "final losses", "steps"),
+        *("s of training", "s on the clock", "ratio", "clock"),
+    ]
     best = max((s.training_ratio or 0.0 for s in summaries if s.recipe != PEER), default=0.0)
     target = mean(summaries[0].final_losses) if summaries[0].recipe == PEER else None
     goal = f"{GOAL:g} x sooner to {target:.4f}, nanoGPT's mean" if target else f"{GOAL:g} x sooner"
     about = (
         "A figure for each seed: ours differ by their initial weights, nanoGPT's by weights and"
         " batches. Steps are those to the first validation at or below nanoGPT's mean final loss,"
-        f" on the same {windows:,} windows for all; nanoGPT's are all that it takes. Seconds of"
-        f" training are those of the steps, in stretches of {LOG_STEPS}, of which the first counts"
-        " like the others' mean: no start-up, no compiling, no validating. Seconds on the clock are"
-        " from the start of the process to the end of that validation, all included."
+        f" on the same {runs[0].windows:,} windows for all; nanoGPT's are all that it takes."
+        f" Seconds of training are those of the steps, in stretches of {LOG_STEPS}, of which the"
+        " first counts like the others' mean: no start-up, no compiling, no validating. Seconds on"
+        " the clock are from the start of the process to the end of that validation, all included."
     )
     return (
         f"{paragraph(about)}\n\n{table(header, rows)}\n\nMean validation loss over the"

@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
     )
     args = parser.parse_args(arguments)
     config = config_from(args)
-    environment = environment_of(PACKAGES)
+    environment = environment_of(PACKAGES, args.commit)
     load_or_fetch(config)
     texts = list(read_texts(args.data or config.paths.cleaned_dir, args.megabytes * 1e6))
     size_bytes = sum(len(text.encode()) for text in texts)

@@ -22,7 +22,7 @@ from utils.errors import TrainingError
 from utils.files import write_json
 from utils.logging_utils import metrics_path, read_metrics
 from utils.metrics import STEP_MS
-from utils.runs import LATEST, step_name
+from utils.runs import LATEST
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 POLL_SECONDS = 0.005
@@ -78,9 +78,10 @@ class Launch:
     lines: list[tuple[float, str]] = field(default_factory=list)
 
     def run(self, is_resumed: bool = False, stop_after: int | None = None) -> TrainingRun:
-        """Train to the end, or until the file of checkpoint step `stop_after` is there: SIGTERM.
+        """Train to the end, or until the log holds step `stop_after`: SIGTERM.
 
-        Raises TrainingError, with its last words, if it does not end as it should.
+        Logs reach the disk when a checkpoint begins to be written, at the latest. Raises
+        TrainingError, with its last words, if it does not end as it should.
         """
         options = ["--config", str(self.folder / "config.json"), "--device", self.device]
         if is_resumed:
@@ -133,7 +134,11 @@ class Launch:
 
     def _stop_after(self, process: "subprocess.Popen[str]", step: int) -> None:
         while process.poll() is None:
-            if any((self.folder / "checkpoint").glob(f"*/{step_name(step)}")):
+            logs = metrics_path(self.folder / "log", "*").relative_to(self.folder)
+            records = [
+                record for path in self.folder.glob(str(logs)) for record in read_metrics(path)
+            ]
+            if any(record["step"] >= step for record in records):
                 process.send_signal(signal.SIGTERM)
                 return
             time.sleep(POLL_SECONDS)

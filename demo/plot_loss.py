@@ -1,5 +1,6 @@
 """Plot the training and validation loss of a run: loss.png beside the run's metrics."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from demo import DEMO_CONFIG_PATH
 from utils.cli import config_from, run_script, script_parser
 from utils.errors import DataError
 from utils.files import atomic_write
-from utils.logging_utils import metrics_path, read_metrics
+from utils.logging_utils import metrics_path
 from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS
+from utils.reports.run_curves import number_of, read_records
 from utils.runs import list_runs
 from utils.terminal import say
 
@@ -43,14 +45,18 @@ def newest_run_name(checkpoint_dir: Path) -> str:
 
 
 def read_curve(metrics: Path, tag: str) -> Curve:
-    """The points of one tag; DataError if the run logged none."""
+    """The finite points of one tag; DataError if the run logged none."""
     try:
-        records = read_metrics(metrics)
+        records = read_records(metrics)
     except FileNotFoundError:
         raise DataError(f"{metrics}: no such run's metrics", "Run train.py first.") from None
-    curve = [(record["step"], record[tag]) for record in records if tag in record]
+    points = ((record["step"], number_of(record.get(tag))) for record in records)
+    curve = [(step, loss) for step, loss in points if loss is not None and math.isfinite(loss)]
     if not curve:
-        raise DataError(f"{metrics}: no {tag} was logged", "The run ended too early to plot.")
+        raise DataError(
+            f"{metrics}: no {tag} was logged that is finite",
+            "The run ended too early to plot, or its loss never was a number.",
+        )
     return curve
 
 

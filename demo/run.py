@@ -140,7 +140,7 @@ def summarise(config: Config, args: argparse.Namespace, seconds: float) -> None:
     say("\nWhat to run next:", "bold")
     say(f"  {python()} Inference.py {options}   talk to the model")
     say(f"  {tensorboard} --logdir {logs}   look at the curves")
-    say("  README.md, 'The real way'   train on Wikipedia with CodeLlama's tokenizer")
+    say("  README.md, 'The real thing'   train on Wikipedia with CodeLlama's tokenizer")
 
 
 if __name__ == "__main__":

@@ -72,16 +72,18 @@ def test_two_batches_are_made_while_one_is_in_use() -> None:
             assert made[number + 2].wait(timeout=60)
 
 
-def test_an_error_comes_in_its_turn() -> None:
+@pytest.mark.parametrize("failing", [0, 1, 2, 4])
+def test_an_error_comes_after_all_batches_before_it(failing: int) -> None:
     def gather(number: int, buffer: Tensor) -> Tensor:
-        if number == 2:
+        if number == failing:
             raise RuntimeError("no such window")
         return fill(number, buffer)
 
     batches = stream_batches(range(5), gather, lazy_slots())
-    assert next(batches)[0, 0] == 0
+    assert [next(batches)[0, 0] for _ in range(failing)] == list(range(failing))
     with pytest.raises(RuntimeError, match="no such window"):
         next(batches)
+    assert "batches" not in thread_names()
 
 
 def test_leaving_early_ends_the_thread_and_the_copies() -> None:

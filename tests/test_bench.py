@@ -22,11 +22,12 @@ from bench.measure import (
     environment_of,
     in_child,
     peak_memory_bytes,
-    record,
     side_by_side,
     table,
     times_as_fast,
 )
+from bench.record import main as record_logs
+from bench.record import record, sections_in
 from bench.tokenizer import Figures
 from tests.conftest import REPOSITORY
 from tests.small_text import ENGLISH, tokenizer_config, write_cleaned
@@ -153,6 +154,35 @@ def test_a_section_without_an_end_is_not_guessed(tmp_path: Path) -> None:
     assert "old" in path.read_text()
 
 
+def test_what_a_bench_wrote_is_recorded_later(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench/some.py"])
+    args = bench_parser("some", "", None).parse_args(["--commit", "abc1234"])
+    found = environment_of(["numpy"], args.commit)
+    measure.publish(args, "some", "Some", "first", {"value": 1}, found, "dropout 0.1")
+    measure.publish(args, "some", "Other", "second\n\n| table |", {"value": 2}, found)
+    written = capsys.readouterr().out
+    log, results = tmp_path / "log", tmp_path / "results.md"
+    log.write_text(f"warming up\n{written}<!-- bench:cut -->\n## Cut\n")
+    results.write_text(SECTIONS)
+    record_logs([str(log)], results)
+    text = results.read_text()
+    assert text.startswith(SECTIONS.rstrip())
+    assert [name for name, _ in sections_in(text)] == ["one", "some-dropout-0.1", "some"]
+    assert ", commit abc1234, " in text
+    assert text.endswith("second\n\n| table |\n<!-- /bench:some -->\n")
+    record_logs([str(log)], results)
+    assert results.read_text() == text
+
+
+def test_a_log_without_a_whole_section_is_refused(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("<!-- bench:one -->\n## One\n")
+    with pytest.raises(DataError, match="has no whole section"):
+        record_logs([str(log)], tmp_path / "results.md")
+
+
 def test_the_environment_names_machine_and_versions() -> None:
     line = environment_line(environment_of(["numpy"]))
     assert re.match(r"\d{4}-\d\d-\d\d, commit \w+( with edits)?, .+, \d+ cores, Python 3\.", line)
@@ -196,7 +226,7 @@ def test_help_says_how_a_bench_is_run_and_with_what(
 def test_the_environment_is_asked_for_before_any_timing(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, two_files: list[Path]
 ) -> None:
-    def asked(packages: object) -> None:
+    def asked(*arguments: object) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(bench, "environment_of", asked)

@@ -3,10 +3,12 @@
 from collections import Counter
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, Dataset
 
 import dataloader
@@ -341,6 +343,40 @@ def test_tokens_that_do_not_fit_main_memory_are_said_before_loading(
     message = r"the dataset's tokens need .* kB of main memory, but only 5.0 kB of it are free"
     with pytest.raises(DeviceError, match=message):
         loaders(make_workspace())
+
+
+def test_two_orders_of_an_epoch_have_to_fit_beside_the_windows(
+    prepared_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, val = loaders(prepared_workspace)
+    windows = (train.windows, val.windows)
+    needed_bytes = 2 * train.windows.starts.nbytes
+    needed_bytes += sum(side.stream.nbytes + side.starts.nbytes for side in windows)
+    needed_bytes += sides.reading_bytes(read_metadata(prepared_workspace.config.paths.dataset_dir))
+    monkeypatch.setattr(dataloader, "free_memory_bytes", lambda device: needed_bytes)
+    loaders(prepared_workspace)
+    monkeypatch.setattr(dataloader, "free_memory_bytes", lambda device: needed_bytes - 1)
+    with pytest.raises(DeviceError, match="of main memory"):
+        loaders(prepared_workspace)
+
+
+class MadeBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the size of every tensor that is made."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.total += made.nbytes
+        return made
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_an_epoch_makes_one_order(prepared_workspace: Workspace, shuffle: bool) -> None:
+    train, _ = loaders(prepared_workspace, shuffle_train=shuffle)
+    with MadeBytes() as made:  # type: ignore[no-untyped-call]
+        train.order._order(1)
+    assert made.total == train.windows.starts.nbytes
 
 
 @pytest.mark.cuda

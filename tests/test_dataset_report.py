@@ -22,8 +22,8 @@ from utils.articles import CleanedMarker, CleanerSettings, text_path_of
 from utils.cleaning.duplicates.comparison import DUPLICATE_TEXT, OLDER_COPY
 from utils.config_file import parse_config
 from utils.errors import DatasetError
-from utils.reports.dataset_report import REPORT_NAME, write_report
-from utils.reports.markup import spelled_out
+from utils.reports.dataset_report import write_report
+from utils.reports.markup import REPORT_NAME, spelled_out
 from utils.reports.token_sections import BARS_PER_DECADE, plotted_histogram
 from utils.reports.window_samples import SAMPLES, draw_windows
 from utils.token_files import (

@@ -21,8 +21,9 @@ from demo import DEMO_CONFIG_PATH, build_corpus, plot_loss, run
 from demo.prose import paragraphs, titled_sections
 from demo.run import PROMPTS
 from tests.conftest import REPOSITORY
-from utils.cli import script_parser
+from utils.cli import config_from, script_parser
 from utils.errors import DataError
+from utils.logging_utils import metrics_path
 from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS
 
 Record = dict[str, Any]
@@ -204,6 +205,37 @@ def test_a_run_without_points_cannot_be_plotted(metrics: Path, tmp_path: Path) -
         plot_loss.plot(tmp_path / "absent.jsonl")
     with pytest.raises(DataError, match="holds no training run"):
         plot_loss.newest_run_name(tmp_path)
+
+
+def test_values_that_are_not_finite_are_not_plotted(metrics: Path) -> None:
+    odd = ["nan", "inf", "-inf", None, 4.5]
+    with metrics.open("a", encoding="utf-8") as file:
+        for loss in odd:
+            file.write(json.dumps({"step": 60, TRAIN_LOSS: loss, VALIDATION_LOSS: loss}) + "\n")
+    assert plot_loss.read_curve(metrics, VALIDATION_LOSS) == [(0, 8.3), (49, 1.5), (60, 4.5)]
+    assert len(plot_loss.read_curve(metrics, TRAIN_LOSS)) == 50
+    plot_loss.plot(metrics)
+    metrics.write_text(json.dumps({"step": 0, TRAIN_LOSS: "nan"}) + "\n")
+    with pytest.raises(DataError, match="no train/loss was logged that is finite"):
+        plot_loss.read_curve(metrics, TRAIN_LOSS)
+
+
+def test_the_end_of_the_demo_is_of_numbers_and_sends_to_a_section_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "newest_run_name", lambda checkpoint_dir: "run_x")
+    args = script_parser("").parse_args([f"--set=paths.log_dir={tmp_path}"])
+    config = config_from(args)
+    path = metrics_path(config.paths.log_dir, "run_x")
+    path.parent.mkdir(parents=True)
+    losses = ["nan", 8.0, 2.0, "inf"]
+    lines = [json.dumps({"step": step, VALIDATION_LOSS: loss}) for step, loss in enumerate(losses)]
+    path.write_text("\n".join(lines) + "\n")
+    run.summarise(config, args, 60.0)
+    said = capsys.readouterr().err
+    assert "8.00 at the start, 2.00 at the end" in said
+    (section,) = re.findall(r"README\.md, '(.*?)'", said)
+    assert f"## {section}\n" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_phase_is_a_script_that_exists() -> None:

@@ -106,6 +106,27 @@ def test_running_out_of_memory_is_told_and_other_faults_are_not_hidden() -> None
         raise RuntimeError("shapes differ")
 
 
+@pytest.mark.parametrize(
+    ("inside", "expected"),
+    [(torch.OutOfMemoryError("no memory"), DeviceError), (ValueError("odd"), RuntimeError)],
+)
+def test_memory_that_ran_out_while_a_graph_was_captured_is_told(
+    inside: Exception, expected: type[Exception]
+) -> None:
+    """The end of a capture then raises an error of its own, as a `with` block's end may."""
+
+    def capture() -> None:
+        try:
+            raise inside
+        finally:
+            raise RuntimeError(
+                "CUDA error: operation failed due to a previous error during capture"
+            )
+
+    with pytest.raises(expected), memory_errors("a step", ""):
+        capture()
+
+
 def draw() -> tuple[object, ...]:
     """Something of every generator, of every kind of number they make."""
     return (

@@ -57,7 +57,7 @@ def test_the_largest_that_fits_is_found_in_few_tries(rows: int) -> None:
         message = refusal(memory, rows)
         assert f"a batch of {rows} windows does not fit" in message
         expected = limit if limit < 8 else limit // 8 * 8
-        assert f"the largest that fits is {expected:,}" in message
+        assert f"the largest found to fit, uncompiled, is {expected:,}" in message
         assert len(memory.tries) <= 1 + (7 + rows // 8).bit_length()
         assert len(set(memory.tries)) == len(memory.tries)
 
@@ -116,7 +116,9 @@ def test_a_real_gpu_runs_out_and_recovers() -> None:
         kept = [torch.empty(window_bytes, dtype=torch.uint8, device=device) for _ in range(rows)]
         assert len(kept) == rows
 
-    with pytest.raises(DeviceError, match=r"of cuda are free for it; the largest that fits is 40"):
+    with pytest.raises(
+        DeviceError, match=r"of cuda are free for it; the largest found to fit, uncompiled, is 40"
+    ):
         ensure_batch_fits(fill, 64, device)
     assert torch.cuda.memory_allocated() == before
     ensure_batch_fits(fill, 40, device)

@@ -119,6 +119,15 @@ def test_stale_temporaries_go_and_other_files_stay(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted(stays)
 
 
+def test_only_ones_own_temporaries_go_where_others_write_too(tmp_path: Path) -> None:
+    stays = tmp_path / f".a browser's.download{TEMPORARY_SUFFIX}"
+    goes = tmp_path / f".checkpoint_latest.pt.abc123{TEMPORARY_SUFFIX}"
+    for path in (stays, goes):
+        path.write_bytes(b"")
+    with sole_writer(tmp_path, "testing", "checkpoint_*"):
+        assert {path.name for path in tmp_path.iterdir()} == {stays.name, LOCK_NAME}
+
+
 HOLD = """
     import sys, time
     from pathlib import Path

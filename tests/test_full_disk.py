@@ -20,6 +20,7 @@ from utils.errors import CheckpointError
 from utils.files import atomic_write
 from utils.free_space import check_free_space
 from utils.runs import BEST, LATEST, step_name
+from utils.training.run_checkpoints import check_room
 from utils.training.saver import CheckpointSaver, bytes_to_come
 
 
@@ -83,6 +84,22 @@ def test_the_room_a_run_needs_counts_what_its_folder_holds(config: Config, tmp_p
     for step in range(9):
         save_checkpoint(tiny_checkpoint(config), tmp_path / step_name(step))
     assert bytes_to_come(tmp_path, 100, step_checkpoints=2) == 100
+    assert bytes_to_come(None, 100, step_checkpoints=2) == 500
+
+
+@pytest.mark.parametrize(("total_steps", "step_checkpoints"), [(9, 0), (25, 2), (1000, 3)])
+def test_a_short_run_needs_no_room_for_checkpoints_that_it_will_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, total_steps: int, step_checkpoints: int
+) -> None:
+    training = {"checkpoint_interval_steps": 10, "keep_step_checkpoints": 3}
+    checkpoint = tiny_checkpoint(tiny_config(tmp_path, training=training))
+    needed = bytes_to_come(None, required_bytes(checkpoint), step_checkpoints)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    check_room(checkpoint, None, total_steps)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(CheckpointError, match=f"{tmp_path}/checkpoints: checkpoints need "):
+        check_room(checkpoint, None, total_steps)
 
 
 class FailingFile:

@@ -20,7 +20,7 @@ from tests.workspaces import Workspace, WorkspaceMaker
 from utils.checkpoint import load_checkpoint
 from utils.errors import Interrupted, TrainingError
 from utils.logging_utils import EVENT, LOSS_SPIKE, SKIPPED_STEP, metrics_path, read_metrics
-from utils.metrics import SKIPPED_STEPS
+from utils.metrics import LEARNING_RATE, SKIPPED_STEPS
 from utils.runs import LATEST, step_name
 from utils.training import guards
 from utils.training.guards import ENOUGH_LOSSES, RECENT_LOSSES, StepGuard
@@ -197,6 +197,10 @@ def test_a_step_that_is_not_finite_changes_no_weight_and_no_moment(
     assert "warning: step 3 was skipped: its loss is " in capsys.readouterr().err
     records = records_of(workspace)
     assert [r[SKIPPED_STEPS] for r in records if SKIPPED_STEPS in r] == [0, 0, 1, 1, 2, 2]
+    # Warm-up takes three steps to 1e-2; then a cosine falls to 1e-3 at step 6.
+    assert [r[LEARNING_RATE] for r in records if LEARNING_RATE in r] == pytest.approx(
+        [0.0025, 0.005, 0.0075, 0.01, 0.00775, 0.00325]
+    )
     events = [record for record in records if EVENT in record]
     assert [(event[EVENT], event["step"]) for event in events] == [
         (SKIPPED_STEP, 3),

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing import (  # type: ignore[import-untyped]
+    event_accumulator,
+    plugin_event_accumulator,
+)
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout  # type: ignore[import-untyped]
 from tensorboard.plugins.custom_scalar.metadata import (  # type: ignore[import-untyped]
     CONFIG_SUMMARY_TAG,
@@ -23,6 +26,9 @@ from tensorboard.plugins.hparams.metadata import (  # type: ignore[import-untype
 )
 from tensorboard.plugins.hparams.plugin_data_pb2 import (  # type: ignore[import-untyped]
     HParamsPluginData,
+)
+from tensorboard.summary.writer.event_file_writer import (  # type: ignore[import-untyped]
+    AtomicCounter,
 )
 
 from tests.conftest import REPOSITORY
@@ -41,6 +47,20 @@ from utils.logging_utils import (
 RUN = "run_2026_11_22_10_00"
 
 
+@pytest.fixture(autouse=True)
+def event_files_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    order_event_files(monkeypatch)
+
+
+def order_event_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let TensorBoard read the event files of one second, and of this process, as they were made.
+
+    It goes by their names, which end in a number: the tenth would come before the ninth.
+    """
+    counter = "tensorboard.summary.writer.event_file_writer._global_uid"
+    monkeypatch.setattr(counter, AtomicCounter(100))
+
+
 def events_of(log_dir: Path) -> event_accumulator.EventAccumulator:
     """What TensorBoard reads of the run."""
     folder = str(log_dir / "tensorboard" / RUN)
@@ -53,10 +73,9 @@ def points(log_dir: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def texts(log_dir: Path, tag: str) -> list[tuple[int, str]]:
-    events = event_accumulator.EventAccumulator(
-        str(log_dir / "tensorboard" / RUN), size_guidance={"tensors": 0}
-    )
-    events.Reload()
+    """What TensorBoard's page of texts shows, which reads with a class of its own."""
+    folder = str(log_dir / "tensorboard" / RUN)
+    events = plugin_event_accumulator.EventAccumulator(folder).Reload()
     return [
         (event.step, event.tensor_proto.string_val[0].decode())
         for event in events.Tensors(f"{tag}/text_summary")
@@ -192,6 +211,40 @@ def test_a_run_resumed_at_its_beginning_has_no_point_twice(tmp_path: Path) -> No
     log_steps(tmp_path, range(1, 4), 2.0, resumed_step=0)
     expected = [(0, 1.0), (1, 2.0), (2, 2.0), (3, 2.0)]
     assert list(records(tmp_path)) == points(tmp_path, "train/loss") == expected
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_a_validation_that_is_still_to_come_has_no_point_twice(tmp_path: Path, step: int) -> None:
+    """It was logged once, and the run died before that was saved: twice in a row."""
+    with closing(DualLogger(tmp_path, RUN)) as logger:
+        logger.log_event(step, SKIPPED_STEP, loss=math.nan, windows=[1])
+        logger.log_scalars(step, {"train/loss": 1.0, "perf/mfu": math.inf})
+    for value in (2.0, 3.0, 4.0):
+        with closing(DualLogger(tmp_path, RUN, step, is_validated=False)) as logger:
+            logger.log_scalars(step, {"val/loss": value, "val/perplexity": 1.0})
+            logger.log_text(step, "samples/1", f"text {value}")
+            logger.log_scalars(step + 1, {"train/loss": value})
+    expected = [(step, 1.0), (step + 1, 4.0)]
+    assert list(records(tmp_path)) == points(tmp_path, "train/loss") == expected
+    found = read_metrics(metrics_path(tmp_path, RUN))
+    assert [record["val/loss"] for record in found if "val/loss" in record] == [4.0]
+    assert [record["samples/1"] for record in found if "samples/1" in record] == ["text 4.0"]
+    assert points(tmp_path, "val/loss") == [(step, 4.0)]
+    assert points(tmp_path, "perf/mfu") == [(step, math.inf)]
+    assert [text for _, text in texts(tmp_path, "samples/1")] == ["```\ntext 4.0\n```"]
+    assert texts(tmp_path, "events") == [(step, 'skipped step: `{"loss": "nan", "windows": [1]}`')]
+
+
+def test_what_is_logged_again_keeps_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds in (1000.0, 2000.0):
+        monkeypatch.setattr("utils.logging_utils.time.time", lambda seconds=seconds: seconds)
+        with closing(DualLogger(tmp_path, RUN, 5, is_validated=False)) as logger:
+            if seconds == 1000.0:
+                logger.log_scalars(5, {"train/loss": 1.0})
+    (event,) = events_of(tmp_path).Scalars("train/loss")
+    assert event.wall_time == 1000.0
 
 
 def test_a_run_resumed_without_its_logs_begins_new_ones(tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ def test_metrics_are_means_over_the_window(clock: Clock) -> None:
         tracker.record_step(
             loss=10.0 - step,
             gradient_norm=float(step),
-            learning_rate=step * 1e-3,
             tokens=1000,
             data_seconds=0.12,
         )
@@ -42,7 +41,6 @@ def test_metrics_are_means_over_the_window(clock: Clock) -> None:
     assert summary == {
         TRAIN_LOSS: pytest.approx(6.0),  # of 7, 6, 5
         "train/gradient_norm": pytest.approx(4.0),
-        "train/learning_rate": 5e-3,
         "train/tokens": 5000.0,
         "perf/tokens_per_second": pytest.approx(3000 / 6),
         "perf/step_ms": pytest.approx(2000.0),
@@ -56,14 +54,13 @@ def test_time_outside_of_steps_does_not_count(clock: Clock) -> None:
     clock.now += 999.0
     tracker.start_clock()
     clock.now += 2.0
-    tracker.record_step(1.0, 1.0, 1.0, tokens=100, data_seconds=0.0)
+    tracker.record_step(1.0, 1.0, tokens=100, data_seconds=0.0)
     assert tracker.summary()["perf/tokens_per_second"] == pytest.approx(50.0)
 
 
 def test_nothing_measured_is_not_a_number() -> None:
     summary = MetricsTracker(3, 5, 0.0).summary()
     assert math.isnan(summary["train/loss"])
-    assert math.isnan(summary["train/learning_rate"])
     assert summary["perf/tokens_per_second"] == 0.0
     assert summary["perf/data_share"] == 0.0
 
@@ -95,7 +92,7 @@ def test_what_was_measured_survives_a_resume(clock: Clock) -> None:
     tracker = MetricsTracker(3, 5, 0.0)
     for step in range(5):
         clock.now += 1.0
-        tracker.record_step(float(step), 1.0 + step, 0.1, tokens=10, data_seconds=0.0)
+        tracker.record_step(float(step), 1.0 + step, tokens=10, data_seconds=0.0)
     tracker.record_validation(3.0, step=2)
     tracker.record_validation(4.0, step=4)
     state = tracker.state_dict()
@@ -105,7 +102,7 @@ def test_what_was_measured_survives_a_resume(clock: Clock) -> None:
     assert other.state_dict() == state
     assert (other.best_loss, other.best_step, other.validations_since_best) == (3.0, 2, 1)
     for chosen in (tracker, other):
-        chosen.record_step(9.0, 9.0, 0.1, tokens=10, data_seconds=0.0)
+        chosen.record_step(9.0, 9.0, tokens=10, data_seconds=0.0)
     assert tracker.summary()["train/loss"] == other.summary()["train/loss"] == pytest.approx(16 / 3)
     assert other.summary()["train/tokens"] == 60.0
     narrower = MetricsTracker(2, 5, 0.0)
@@ -121,7 +118,7 @@ def test_the_status_line_says_all_of_it_in_order(
     monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda: 15.0 * 2**30)
     tracker = MetricsTracker(3, 5, 0.0, peak_tokens_per_second=4e6)
     clock.now += 0.02
-    tracker.record_step(3.14159, 1.0, 1e-3, tokens=32_768, data_seconds=0.000_1)
+    tracker.record_step(3.14159, 1.0, tokens=32_768, data_seconds=0.000_1)
     assert tracker.status(3.3, skipped_steps=2) == (
         "loss 3.142, val 3.300, 1,638.4k tokens/s, 20.0 ms/step, MFU 41.0%, 12.3 GiB, data 0.5%,"
         " 2 skipped"
@@ -143,7 +140,7 @@ def test_without_a_gpu_that_is_known_there_is_no_mfu(
         assert peak_tokens_per_second(shape, 10**8, 512, cuda) is None
     tracker = MetricsTracker(3, 5, 0.0)
     clock.now += 1.0
-    tracker.record_step(1.0, 1.0, 1.0, tokens=100, data_seconds=0.0)
+    tracker.record_step(1.0, 1.0, tokens=100, data_seconds=0.0)
     assert "perf/mfu" not in tracker.summary()
     assert tracker.status() == "loss 1.000, 0.1k tokens/s, 1,000.0 ms/step, data 0.0%"
 

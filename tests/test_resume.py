@@ -163,7 +163,7 @@ def train(state: TrainingState, steps: int) -> list[float]:
         state.position.step += 1
         state.guard.admits(loss.item(), 1.0 if state.position.step % 4 else float("inf"))
         state.guard.spike(loss.item())
-        state.metrics.record_step(loss.item(), 1.0, 0.1, 16, 0.0)
+        state.metrics.record_step(loss.item(), 1.0, 16, 0.0)
         losses.append(loss.item())
     return losses
 

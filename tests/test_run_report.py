@@ -6,11 +6,16 @@ import math
 import re
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import utils.logging_utils
+import utils.reports.run_curves
 import utils.reports.run_report
 from tests.parsed_html import ParsedHtml
 from tests.test_markup import HOSTILE
@@ -18,13 +23,22 @@ from utils.config import Config
 from utils.config_file import parse_config
 from utils.errors import UsageError
 from utils.logging_utils import (
+    EVENT,
     LOSS_SPIKE,
     SAMPLE_TAG,
     SKIPPED_STEP,
+    STARTED,
     DualLogger,
     metrics_path,
 )
-from utils.metrics import BITS_PER_BYTE, TOKENS_PER_SECOND, TRAIN_LOSS, VALIDATION_LOSS
+from utils.metrics import (
+    BITS_PER_BYTE,
+    MFU,
+    TOKENS_PER_SECOND,
+    TOKENS_SEEN,
+    TRAIN_LOSS,
+    VALIDATION_LOSS,
+)
 from utils.reports.run_curves import COLUMNS, read_run, thinned
 from utils.reports.run_report import write_run_report
 
@@ -75,8 +89,9 @@ def cells_of(parsed: ParsedHtml) -> list[str]:
     return [text for element, text in parsed.texts if element == "td"]
 
 
-def test_examples_of_the_docstrings() -> None:
-    results = doctest.testmod(utils.reports.run_report)
+@pytest.mark.parametrize("module", [utils.reports.run_report, utils.reports.run_curves])
+def test_examples_of_the_docstrings(module: ModuleType) -> None:
+    results = doctest.testmod(module)
     assert results.attempted > 0
     assert results.failed == 0
 
@@ -131,6 +146,16 @@ def test_each_curve_that_was_logged_is_drawn(tmp_path: Path) -> None:
         assert f"{missing}: nothing logged yet." in captions
 
 
+def test_learning_rates_share_a_plot_and_are_told_apart(tmp_path: Path) -> None:
+    rates = {"train/learning_rate": 1e-3, "train/muon_learning_rate": 2e-2}
+    write_log(tmp_path, *({"step": step, **rates, "val/learning_rate": 1} for step in (1, 2)))
+    path = write_run_report(tmp_path, RUN)
+    plots = re.findall("<svg.*?</svg>", path.read_text(encoding="utf-8"))
+    (plot,) = (plot for plot in plots if "<title>Learning rate</title>" in plot)
+    assert plot.count("<polyline") == 2
+    assert re.findall(r">([a-z]+/\w*)</text>", plot) == list(rates)
+
+
 def test_a_run_without_a_record_has_a_report(tmp_path: Path) -> None:
     metrics_path(tmp_path, RUN).parent.mkdir(parents=True)
     values = values_of(report(tmp_path))
@@ -154,7 +179,17 @@ def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "values",
-    [[0.0, 0.0], [5.0, 5.0], [-1.0, 1.0], [1e-30, 1e30], [1e300, 1e300], [5.0, 5.0 + 1e-12]],
+    [
+        [0.0, 0.0],
+        [5.0, 5.0],
+        [-1.0, 1.0],
+        [1e-30, 1e30],
+        [1e308, 1e308],
+        [-1.7e308, 1.7e308],
+        [5e-324, 1.7e308],
+        [5e-324, 1e-322],
+        [5.0, 5.0 + 1e-12],
+    ],
 )
 def test_any_range_of_values_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
     write_log(
@@ -167,6 +202,67 @@ def test_any_range_of_values_can_be_drawn(tmp_path: Path, values: list[float]) -
     lines = [found for name, found in report(tmp_path).tags if name == "polyline"]
     assert len(lines) == 2
     assert not re.search("nan|inf", "".join(found["points"] or "" for found in lines))
+
+
+ANY_TEXT = st.sampled_from([*HOSTILE, "\ud800", "\0"]) | st.text()
+ANY_NUMBER = st.floats() | st.integers(-(10**400), 10**400)
+ANY_VALUE = st.recursive(
+    st.none() | st.booleans() | ANY_NUMBER | ANY_TEXT | st.sampled_from(["nan", "inf", "-inf"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(ANY_TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+KNOWN_KEYS = [
+    *("time", STARTED, EVENT, "loss", "gradient_norm", "windows", f"{SAMPLE_TAG}1"),
+    *(f"{SAMPLE_TAG}x", f"{SAMPLE_TAG}01", "train/learning_rate", "train/\ud800learning_rate"),
+    *(TRAIN_LOSS, VALIDATION_LOSS, BITS_PER_BYTE, TOKENS_PER_SECOND, TOKENS_SEEN, MFU),
+]
+ANY_RECORD = st.dictionaries(
+    st.sampled_from(KNOWN_KEYS) | ANY_TEXT, ANY_VALUE | ANY_NUMBER, max_size=8
+)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 100) | ANY_VALUE, ANY_RECORD), max_size=8),
+    st.dictionaries(ANY_TEXT, ANY_VALUE, max_size=3),
+)
+def test_no_log_is_too_odd_for_a_report(
+    found: list[tuple[Any, dict[str, Any]]], beside: dict[str, Any]
+) -> None:
+    with TemporaryDirectory() as folder:
+        log_dir = Path(folder)
+        write_log(log_dir, *({**record, "step": step} for step, record in found))
+        path = metrics_path(log_dir, RUN)
+        path.with_name("config.json").write_text(json.dumps({"training": beside, **beside}))
+        path.with_name("environment.json").write_text(json.dumps(beside))
+        write_log(log_dir, {"step": 1, TRAIN_LOSS: 1.0}, name=OTHER)
+        svgs = re.findall("<svg.*?</svg>", write_run_report(log_dir, RUN, [OTHER]).read_text())
+    numbers = re.findall(r'(?:points|cx|cy|x|y|x1|y1)="([^"]*)"', "".join(svgs))
+    assert not re.search("nan|inf", "".join(numbers))
+
+
+def test_of_an_odd_log_the_rest_is_shown(tmp_path: Path) -> None:
+    write_log(
+        tmp_path,
+        {"step": 1, TRAIN_LOSS: None, VALIDATION_LOSS: 3.0},
+        {"step": "two", TRAIN_LOSS: 9.0},
+        {"step": True, TRAIN_LOSS: 9.0},
+        {"step": 3, TRAIN_LOSS: 2.0, VALIDATION_LOSS: False, "time": None},
+        {"step": 4, TRAIN_LOSS: "2.5", VALIDATION_LOSS: 10**400},
+        {"step": 5, EVENT: SKIPPED_STEP, "windows": None, "loss": "much", "time": "late"},
+        {"step": 6, EVENT: LOSS_SPIKE, "windows": [7, None, 8], "loss": 4, "time": 1.8e9 + 60},
+        {"step": 6, f"{SAMPLE_TAG}x": "no number", f"{SAMPLE_TAG}1": 5, f"{SAMPLE_TAG}2": "text"},
+    )
+    config = {"training": {"metrics_window_steps": "\ud800", "sample_prompts": None}}
+    metrics_path(tmp_path, RUN).with_name("config.json").write_text(json.dumps(config))
+    parsed = report(tmp_path)
+    values = values_of(parsed)
+    assert (values["steps"], values["time"]) == ("6", "1 min 00 s")
+    assert (values["last training loss"], values["last validation loss"]) == ("2.0000", "3.0000")
+    assert cells_of(parsed)[:5] == [SKIPPED_STEP, "5", LOSS_SPIKE, "6", "4"]
+    assert "7, 8" in parsed.text("div")
+    assert [text for element, text in parsed.texts if element == "h3"] == ["prompt 2"]
+    assert parsed.text("pre") == "text"
 
 
 def test_a_line_that_a_crash_spoiled_is_left_out(tmp_path: Path) -> None:
@@ -232,12 +328,23 @@ def test_text_of_each_prompt_is_shown_from_first_to_last(tmp_path: Path) -> None
             logger.log_text(step, f"{SAMPLE_TAG}1", f"One day {step}\nit \x07 <rained>")
             logger.log_text(step, f"{SAMPLE_TAG}2", f"def f{step}")
     parsed = report(tmp_path)
-    assert [text for element, text in parsed.texts if element == "h3"] == ["One day", "def f"]
+    assert [text for element, text in parsed.texts if element == "h3"] == ["prompt 1", "prompt 2"]
     steps = [text for element, text in parsed.texts if element == "p" and "step " in text]
     assert steps == [f"step {step}" for step in (0, 20, 40, 70, 90)] * 2
     assert "One day 90\nit " in parsed.text("pre")
     assert "<rained>" in parsed.text("pre")
     assert r"\x07" in parsed.text("span")
+
+
+def test_texts_do_not_stand_under_a_prompt_that_came_later(tmp_path: Path) -> None:
+    for start, prompt in enumerate(["One day", "def f"]):
+        with closing(DualLogger(tmp_path, RUN, resumed_step=start)) as logger:
+            logger.log_config(config_of(sample_prompts=[prompt]))
+            logger.log_text(start, f"{SAMPLE_TAG}1", f"{prompt} ...")
+    path = write_run_report(tmp_path, RUN)
+    _, _, rest = path.read_text(encoding="utf-8").partition("Sample text</h2>")
+    part, _, _ = rest.partition("</section>")
+    assert (part.count("One day"), part.count("def f")) == (1, 1)
 
 
 def test_what_differs_from_the_defaults_comes_first_and_all_is_folded(tmp_path: Path) -> None:
@@ -277,8 +384,8 @@ def test_compared_runs_lie_over_each_other(tmp_path: Path, clock: Clock) -> None
     assert part.count("hours of training</text>") == 2
     assert part.count(f">{OTHER}</text>") == 4
     cells = re.findall(r"<td>(.*?)</td>", part)
-    assert cells[:7] == [RUN, "20", "0.02", "0.0100", "10", "1.0000", ""]
-    assert cells[7:14] == [OTHER, "20", "0.04", "0.0200", "10", "1.0000", ""]
+    assert cells[:7] == [RUN, "20", "1 min 12 s", "0.0100", "10", "1.0000", ""]
+    assert cells[7:14] == [OTHER, "20", "2 min 24 s", "0.0200", "10", "1.0000", ""]
     differing = cells[14:]
     assert differing == ["training.learning_rate", "0.001", "0.002", "device", RUN, OTHER]
 

@@ -173,6 +173,50 @@ def test_another_error_is_not_masked(
     assert load_checkpoint(tmp_path / LATEST, config).step == 3
 
 
+def test_a_mistake_of_ours_does_not_mask_another_error(
+    config: Config, tmp_path: Path, gate: Gate, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate.errors.append(RuntimeError("cannot be pickled"))
+    gate.is_open.set()
+
+    def save_and_fail() -> None:
+        with CheckpointSaver(tmp_path, 2) as saver:
+            saver.save(tiny_checkpoint(config))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        save_and_fail()
+    said = capsys.readouterr().err
+    assert "warning: a checkpoint could not be saved: RuntimeError: cannot be pickled" in said
+
+
+class FailingJustAfterALook(CheckpointSaver):
+    """Its save fails right after somebody found no failure."""
+
+    found: BaseException | None = None
+    to_come: BaseException | None = None
+
+    @property
+    def _failure(self) -> BaseException | None:
+        seen = self.found
+        if self.to_come is not None:
+            self.found, self.to_come = self.to_come, None
+        return seen
+
+    @_failure.setter
+    def _failure(self, failure: BaseException | None) -> None:
+        self.found = failure
+
+
+def test_a_failure_that_comes_during_a_check_is_raised_by_the_next(tmp_path: Path) -> None:
+    saver = FailingJustAfterALook(tmp_path, 2)
+    saver.to_come = full_disk()
+    saver.check()
+    with pytest.raises(CheckpointError, match="the disk is full"):
+        saver.check()
+    saver.check()
+
+
 def test_a_mistake_of_ours_is_raised_as_it_is(config: Config, tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(config)
     checkpoint.metrics = {"a lambda": lambda: None}

@@ -25,6 +25,7 @@ from utils.token_files import (
     TokenFile,
     documents_path_of,
     entry_path_of,
+    read_documents,
     read_entry,
     read_metadata,
     read_statistics,
@@ -66,6 +67,7 @@ def test_the_stream_comes_back(tmp_path: Path, stride: int) -> None:
         assert stream.tolist() == stream_of(articles)
         lengths = [len(ids) + 2 for _, ids in articles]
         assert starts.tolist() == [sum(lengths[:i]) for i in range(len(lengths))]
+        assert read_documents(tmp_path, file).tolist() == starts.tolist()
 
 
 def test_arrays_are_plain_npy_of_the_promised_types(dataset: Path) -> None:
@@ -104,7 +106,7 @@ def test_a_stream_shorter_than_a_window_has_no_windows(tmp_path: Path) -> None:
     metadata = DatasetMetadata.of(RECIPE, [file])
     write_metadata(tmp_path, metadata)
     stream, starts = read_stream(tmp_path, read_metadata(tmp_path), file)
-    assert (len(stream), len(starts)) == (0, 0)
+    assert (len(stream), len(starts), len(read_documents(tmp_path, file))) == (0, 0, 0)
 
 
 def test_stems_are_found_and_removed(tmp_path: Path) -> None:
@@ -150,6 +152,21 @@ def test_the_fingerprint_is_of_everything(tmp_path: Path) -> None:
 
 
 # What is refused
+
+
+def test_documents_alone_are_checked_too(dataset: Path) -> None:
+    file = read_metadata(dataset).files[0]
+    path = documents_path_of(dataset, file.stem)
+    good = path.read_bytes()
+    path.write_bytes(good.replace(b"  \n", b" \t\n", 1))  # the padding of the header
+    assert len(read_documents(dataset, file, verify=False)) == 30
+    read_all(dataset, verify=False)
+    refused(dataset, rf"{path.name}: its contents were changed")
+    with pytest.raises(DatasetError, match=rf"{path.name}: its contents were changed"):
+        read_documents(dataset, file)
+    path.unlink()
+    with pytest.raises(DatasetError, match=rf"{path.name}: missing"):
+        read_documents(dataset, file)
 
 
 def refused(folder: Path, message: str, verify: bool = True) -> None:

@@ -9,14 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
 
 import train
 import utils.checkpoint as checkpoint_module
@@ -25,6 +26,7 @@ from model import model_from_checkpoint
 from tests.conftest import REPOSITORY
 from tests.small_text import write_cleaned
 from tests.states import assert_same, run_of, state_of
+from tests.test_logging_utils import order_event_files
 from tests.workspaces import Workspace, WorkspaceMaker
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from utils.config_file import load_config
@@ -559,6 +561,161 @@ def test_an_interrupt_saves_even_if_nobody_reads_what_is_said(
     step = load_checkpoint(run_of(workspace) / LATEST, workspace.config).step
     assert step is not None
     assert step >= 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc")
+def test_a_resumed_run_does_not_hold_on_to_the_file_it_came_from(
+    make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    """Deleted and still mapped, it would take room on the disk until the run ends."""
+    workspace = make_workspace()
+    run = run_cut_after_six_steps(workspace, after_step)
+    mapped: list[bool] = []
+
+    def look() -> None:
+        mapped.append(str(run) in Path("/proc/self/maps").read_text())
+
+    after_step(7, look)
+    after_step(10, look)
+    train_in(workspace, "--resume", str(run))
+    assert mapped == [False, False]
+    checkpoint = load_checkpoint(run / LATEST, workspace.config)
+    look()
+    assert mapped.pop(), "one that lives is not seen"
+    assert checkpoint.model
+
+
+def test_a_run_from_a_folder_that_can_only_be_read_goes_on_in_a_new_one(
+    make_workspace: WorkspaceMaker,
+    after_step: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workspace = make_workspace()
+    old = run_cut_after_six_steps(workspace, after_step)
+    before = {path.name: path.read_bytes() for path in old.glob("*")}
+
+    @contextmanager
+    def refusing(folder: Path, *arguments: Any) -> Iterator[None]:
+        if folder == old:  # root, who may run the tests, could write to any folder
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(folder))
+        with sole_writer(folder, *arguments):
+            yield
+
+    monkeypatch.setattr("utils.training.run_place.sole_writer", refusing)
+    train_in(workspace, "--resume", str(old))
+    assert "in a new run: the old one stays as it is" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in old.glob("*")} == before
+    (new,) = set(workspace.config.paths.checkpoint_dir.iterdir()) - {old}
+    assert load_checkpoint(new / LATEST, workspace.config).step == 12
+
+
+def test_temporaries_of_others_beside_a_checkpoint_stay(
+    make_workspace: WorkspaceMaker, after_step: Callable[..., None]
+) -> None:
+    workspace = make_workspace()
+    run = run_cut_after_six_steps(workspace, after_step)
+    downloads = workspace.folder / "Downloads"
+    downloads.mkdir()
+    shutil.copy(run / LATEST, downloads / "x.pt")
+    download = downloads / ".film.mp4.tmp"
+    download.write_bytes(b"half of it")
+    train_in(workspace, "--resume", str(downloads / "x.pt"))
+    assert download.exists()
+
+
+def test_too_little_room_is_told_before_anything_is_made(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace()
+    usage = shutil.disk_usage(workspace.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100_000))
+    monkeypatch.setattr(train, "prepare", lambda *_: pytest.fail("it compiles first"))
+    with pytest.raises(CheckpointError, match=r"checkpoints need .* kB more, 100\.0 kB are free"):
+        train_in(workspace)
+    assert not workspace.config.paths.checkpoint_dir.exists()
+    assert not workspace.config.paths.log_dir.exists()
+
+
+@pytest.mark.parametrize("at_its_end", [False, True])
+def test_a_fault_of_the_report_is_told_and_ends_nothing(
+    at_its_end: bool,
+    make_workspace: WorkspaceMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workspace = make_workspace()
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("no width")
+
+    monkeypatch.setattr("utils.training.recorder.write_run_report", broken)
+    if at_its_end:
+        monkeypatch.setattr(TrainStep, "gradients", lambda *_: [][0])
+        with pytest.raises(IndexError):
+            train_in(workspace)
+    else:
+        train_in(workspace)
+        assert state_of(run_of(workspace) / LATEST, workspace)["progress"]["step"] == 12
+    said = capsys.readouterr().err
+    assert "warning: the run's report cannot be written: ZeroDivisionError: no width" in said
+
+
+def test_a_run_that_cannot_be_compared_is_told_at_once(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_workspace(max_steps=1)
+    metrics_path(workspace.config.paths.log_dir, "odd").parent.mkdir(parents=True)
+
+    def broken(runs: Any) -> None:
+        raise ValueError("no number: 'two'")
+
+    monkeypatch.setattr("utils.training.recorder.comparison_section", broken)
+    message = r"--compare odd: its logs in .*odd cannot be drawn: ValueError: no number: 'two'\n"
+    with pytest.raises(UsageError, match=message):
+        train_in(workspace, "--compare", "odd")
+    assert not workspace.config.paths.checkpoint_dir.exists()
+
+
+def test_a_validation_cut_and_then_lost_is_logged_once(
+    make_workspace: WorkspaceMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted while it validated, resumed, killed before that was saved, and resumed again."""
+    order_event_files(monkeypatch)
+    whole, cut = make_workspace(), make_workspace()
+    train_in(whole)
+    with monkeypatch.context() as patch:
+        original = Validator.validate
+
+        def cut_short(self: Validator, should_stop: Callable[[], bool]) -> bool:
+            if self.state.position.step == 3:
+                interrupt()
+            return original(self, should_stop)
+
+        patch.setattr(Validator, "validate", cut_short)
+        with pytest.raises(Interrupted, match="stopped at step 3"):
+            train_in(cut)
+    saved = (run_of(cut) / LATEST).read_bytes()
+    with monkeypatch.context() as patch:
+
+        def killed(self: CheckpointSaver, *_: Any) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(CheckpointSaver, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_in(cut, "--resume", str(run_of(cut)))
+    assert (run_of(cut) / LATEST).read_bytes() == saved
+    assert [entry[:2] for entry in log_of(cut)].count((3, "val/loss")) == 1, "nothing to double"
+    train_in(cut, "--resume", str(run_of(cut)))
+    assert log_of(cut) == log_of(whole)
+    for tag in ("train/loss", "val/loss"):
+        assert tensorboard_points(cut, tag) == tensorboard_points(whole, tag)
+
+
+def tensorboard_points(workspace: Workspace, tag: str) -> list[tuple[int, float]]:
+    folder = workspace.config.paths.log_dir / "tensorboard" / run_of(workspace).name
+    events = event_accumulator.EventAccumulator(str(folder)).Reload().Scalars(tag)
+    return [(event.step, event.value) for event in events]
 
 
 def test_refusals(make_workspace: WorkspaceMaker) -> None:

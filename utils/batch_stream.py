@@ -73,7 +73,8 @@ def stream_batches(
 
     `gather(indices, buffer)` fills the first rows of `buffer` and returns them; it runs in a
     thread, one batch after the other. While a batch is in use, the next one is on its way and the
-    one behind it is being gathered. An error in gathering comes in its turn.
+    one behind it is being gathered. An error in gathering comes in its batch's turn, after all
+    batches before it.
     """
     indices = iter(order)
     gathering: deque[tuple[Slot, Future[Tensor]]] = deque()
@@ -84,7 +85,7 @@ def stream_batches(
             break
 
     def send_next() -> Slot | None:
-        if not gathering:
+        if not gathering or gathering[0][1].exception():
             return None
         slot, bits = gathering.popleft()
         slot.send(bits.result())
@@ -100,6 +101,8 @@ def stream_batches(
                 sent = send_next()
                 fill(emptied)
                 yield batch
+            if gathering:
+                gathering[0][1].result()  # raises what kept it from being sent
     finally:
         for slot in slots:
             slot.host()  # a copy into memory that is given back would hit its next owner

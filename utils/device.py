@@ -74,9 +74,19 @@ _NO_MEMORY = re.compile(
 )
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether `error` says that memory ran out, also from within a compiler or a CUDA library."""
-    return isinstance(error, torch.OutOfMemoryError) or bool(_NO_MEMORY.search(str(error)))
+# What ending a graph's capture says, in place of what went wrong in it.
+_CAPTURE_BROKEN = "previous error during capture"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out, also from within a compiler or a CUDA library.
+
+    So does one from the capture of a graph that this ended.
+    """
+    if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
+        return True
+    behind = error.__context__ if _CAPTURE_BROKEN in str(error) else None
+    return behind is not None and is_out_of_memory(behind)
 
 
 @contextmanager

@@ -75,17 +75,21 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def remove_stale_temporaries(folder: Path) -> None:
-    """Delete what writers that were killed left behind; call while holding the folder's lock."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+def remove_stale_temporaries(folder: Path, names: str = "*") -> None:
+    """Delete what writers that were killed left of files called `names`, which is a pattern.
+
+    Call while holding the folder's lock.
+    """
+    for path in folder.glob(f".{names}{TEMPORARY_SUFFIX}"):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
-def sole_writer(folder: Path, activity: str) -> Iterator[None]:
+def sole_writer(folder: Path, activity: str, names: str = "*") -> Iterator[None]:
     """Hold `folder` for this process; raises BusyError if another process holds it.
 
-    The lock is the operating system's, so it ends with the process, however that ends.
+    The lock is the operating system's, so it ends with the process, however that ends. What such
+    a process left of files called `names`, a pattern, is deleted: name ours where others' may be.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME)
@@ -97,7 +101,7 @@ def sole_writer(folder: Path, activity: str) -> Iterator[None]:
             "Wait for it to end, or name another folder in the configuration.",
         ) from None
     try:
-        remove_stale_temporaries(folder)
+        remove_stale_temporaries(folder, names)
         yield
     finally:
         lock.release()

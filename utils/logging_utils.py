@@ -35,6 +35,7 @@ FLUSH_SECONDS = 10.0
 STARTED = "started"  # in the first record since a start: when that was, in seconds
 EVENT = "event"  # what kind of event a record is of
 SAMPLE_TAG = "samples/"  # with the prompt's number behind it
+_VALIDATION_TAGS = ("val/", SAMPLE_TAG)
 
 SKIPPED_STEP = "skipped step"
 LOSS_SPIKE = "loss spike"
@@ -95,26 +96,38 @@ def describe_run(device: torch.device, parameters: int) -> dict[str, Any]:
 
 
 class DualLogger:
-    """Logs one run. With `resumed_step`, records after that step are removed from both logs, so
-    the curve goes on without doubled points. Call `close` at the end.
+    """Logs one run. With `resumed_step`, records after that step are removed from both logs, and,
+    unless it `is_validated`, those of its validation, which is still to come: so the curve goes on
+    without doubled points. Call `close` at the end.
 
     Once begun, training outlives its logs: what cannot be written is said once, and tried again.
     """
 
-    def __init__(self, log_dir: Path, run_name: str, resumed_step: int | None = None) -> None:
+    def __init__(
+        self,
+        log_dir: Path,
+        run_name: str,
+        resumed_step: int | None = None,
+        is_validated: bool = True,
+    ) -> None:
         self.path = metrics_path(log_dir, run_name)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[dict[str, Any]] = []
         if resumed_step is not None and self.path.exists():
-            self._drop_after(resumed_step)
+            kept = self._drop_after(resumed_step, is_validated)
         self.writer = SummaryWriter(
             log_dir=str(tensorboard_dir(log_dir) / run_name),
-            purge_step=None if resumed_step is None else resumed_step + 1,
+            purge_step=None if resumed_step is None else resumed_step + is_validated,
             flush_secs=int(FLUSH_SECONDS),
         )
         self.buffer: list[str] = []
         self.is_failing = False
         self.flushed_seconds = time.monotonic()
         self.started: float | None = round(time.time(), 3)
+        if not is_validated:  # TensorBoard drops a step as a whole: it gets back what is kept
+            for record in kept:
+                if record["step"] == resumed_step:
+                    self._show_again(record)
 
     def log_config(self, config: Config, environment: Mapping[str, Any] | None = None) -> None:
         """Keep the configuration and the `environment`, see `describe_run`, beside the numbers.
@@ -152,8 +165,7 @@ class DualLogger:
             name: _finite(value) if isinstance(value, float) else value
             for name, value in details.items()
         }
-        with self._tolerant():
-            self.writer.add_text("events", f"{kind}: `{json.dumps(found)}`", step)
+        self._show_event(step, kind, found)
         self._record(step, {EVENT: kind, **found})
         self.flush()
 
@@ -201,11 +213,35 @@ class DualLogger:
         if time.monotonic() - self.flushed_seconds > FLUSH_SECONDS:
             self.flush()
 
-    def _drop_after(self, step: int) -> None:
-        kept = [record for record in read_metrics(self.path) if record["step"] <= step]
+    def _show_event(
+        self, step: int, kind: str, details: Mapping[str, Any], seconds: float | None = None
+    ) -> None:
+        with self._tolerant():
+            self.writer.add_text("events", f"{kind}: `{json.dumps(details)}`", step, seconds)
+
+    def _show_again(self, record: Mapping[str, Any]) -> None:
+        """Give TensorBoard what stands in the file: an event, or numbers by tag."""
+        values = {k: v for k, v in record.items() if k not in ("step", "time", STARTED)}
+        step, seconds = record["step"], record.get("time")
+        if EVENT in values:
+            self._show_event(step, values.pop(EVENT), values, seconds)
+            return
+        with self._tolerant():
+            for tag, value in values.items():
+                self.writer.add_scalar(tag, float(value), step, seconds)
+
+    def _drop_after(self, step: int, is_validated: bool) -> list[dict[str, Any]]:
+        """Remove what is to come again from the file; return the records that stay."""
+        kept = [
+            record
+            for record in read_metrics(self.path)
+            if record["step"] < step
+            or (record["step"] == step and (is_validated or not _is_of_validation(record)))
+        ]
         with atomic_write(self.path) as file:
             for record in kept:
                 file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        return kept
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -215,6 +251,10 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     is_whole = line.endswith(b"\n") and isinstance(record, dict) and "step" in record
     return record if is_whole else None
+
+
+def _is_of_validation(record: Mapping[str, Any]) -> bool:
+    return any(key.startswith(_VALIDATION_TAGS) for key in record)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -44,7 +44,6 @@ class MetricsTracker:
         self.losses: deque[float] = deque(maxlen=window_steps)
         self.gradient_norms: deque[float] = deque(maxlen=window_steps)
         self.spans: deque[tuple[int, float, float]] = deque(maxlen=window_steps)
-        self.learning_rate = math.nan
         self.tokens_seen = 0
         self.best_loss = math.inf
         self.best_step: int | None = None
@@ -59,12 +58,10 @@ class MetricsTracker:
         self,
         loss: float,
         gradient_norm: float,
-        learning_rate: float,
         tokens: int,
         data_seconds: float,
     ) -> None:
         """Count one optimizer step on `tokens` tokens, `data_seconds` of it spent on batches."""
-        self.learning_rate = learning_rate
         now = time.perf_counter()
         self.losses.append(loss)
         self.gradient_norms.append(gradient_norm)
@@ -73,7 +70,7 @@ class MetricsTracker:
         self._step_began = now
 
     def summary(self) -> dict[str, float]:
-        """Means over the window, and last values, by the names they are logged under."""
+        """Means over the window, and counts, by the names they are logged under."""
         tokens, seconds, data_seconds = (
             sum(column) for column in zip((0, 0.0, 0.0), *self.spans, strict=True)
         )
@@ -81,7 +78,6 @@ class MetricsTracker:
         summary = {
             TRAIN_LOSS: _mean(self.losses),
             GRADIENT_NORM: _mean(self.gradient_norms),
-            LEARNING_RATE: self.learning_rate,
             TOKENS_SEEN: float(self.tokens_seen),
             TOKENS_PER_SECOND: tokens_per_second,
             STEP_MS: 1e3 * seconds / max(len(self.spans), 1),

@@ -15,23 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.array_files import check_digest, map_array
-from utils.split import BoolArray, Int64Array, Spans, compact, held_out, select_windows
+from utils.split import BoolArray, Spans, compact, held_out, select_windows
 from utils.terminal import Progress
-from utils.token_files import (
-    POSITION_TYPE,
-    DatasetMetadata,
-    documents_path_of,
-    read_stream,
-)
+from utils.token_files import DatasetMetadata, read_documents, read_stream
 from utils.windows import ID_TYPE, Ids, Positions, window_starts
 
 TOKEN_BYTES = ID_TYPE.itemsize
 START_BYTES = 8  # of a window's start, int64
 READERS = 3  # files that are read at once; most of the time is SHA-256, which runs in parallel
 CHUNK_TOKENS = 1 << 24  # copied at once: 32 MiB
-
-_REDO = "Run dataset_prep.py --force, with --test if this is the test dataset, to make it again."
 
 
 @dataclass(frozen=True)
@@ -61,7 +53,7 @@ def split_sides(
 
     No token is read. Raises DatasetError for damaged files, or too little text to split.
     """
-    documents = _document_starts(dataset_dir, metadata)
+    documents = {file.stem: read_documents(dataset_dir, file) for file in metadata.files}
     is_val = held_out(documents, metadata.tokens, share, seed)
 
     def side(wanted: dict[str, BoolArray]) -> Side:
@@ -170,14 +162,3 @@ def _streams(dataset_dir: Path, metadata: DatasetMetadata) -> Iterator[Ids]:
                 yield reading.popleft().result()[0]
         while reading:
             yield reading.popleft().result()[0]
-
-
-def _document_starts(dataset_dir: Path, metadata: DatasetMetadata) -> dict[str, Int64Array]:
-    """Where documents start in each file's stream, by stem; none in one without windows."""
-    starts = {}
-    for file in metadata.files:
-        path = documents_path_of(dataset_dir, file.stem)
-        check_digest(path, file.documents_array, _REDO)
-        stored = map_array(path, file.documents_array, POSITION_TYPE, (file.articles,), _REDO)
-        starts[file.stem] = np.array(stored[: file.articles if file.windows else 0])
-    return starts

@@ -36,6 +36,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from utils.array_files import StoredArray, check_digest, map_array
+from utils.documents import are_documents
 from utils.errors import DatasetError
 from utils.files import natural_key, write_json
 from utils.token_statistics import TokenStatistics
@@ -270,23 +271,36 @@ def read_stream(
     compared unless `verify` is false; that the windows overlap as they should and that documents
     begin and end as they should is always checked. Raises DatasetError.
     """
-    windows, stored_starts = _map_arrays(dataset_dir, metadata.window, file)
+    windows, _ = _map_arrays(dataset_dir, metadata.window, file)
     tokens_path = tokens_path_of(dataset_dir, file.stem)
-    documents_path = documents_path_of(dataset_dir, file.stem)
     if verify:
         check_digest(tokens_path, file.tokens_array, _REDO)
-        check_digest(documents_path, file.documents_array, _REDO)
+    starts = read_documents(dataset_dir, file, verify)
     if not file.windows:
-        return np.empty(0, ID_TYPE), np.empty(0, POSITION_TYPE)
+        return np.empty(0, ID_TYPE), starts
     stream = join_windows(windows, file.tokens, metadata.stride)
     if stream is None:
         raise DatasetError(f"{tokens_path}: windows that overlap hold different tokens", _REDO)
-    starts = np.array(stored_starts)
-    if not _is_stream_of(stream, starts, metadata):
+    ids = metadata.bos_token_id, metadata.eos_token_id, metadata.vocab_size
+    if not are_documents(stream, starts, *ids):
+        documents_name = documents_path_of(dataset_dir, file.stem).name
         raise DatasetError(
-            f"{tokens_path}: the tokens are not the documents of {documents_path.name}", _REDO
+            f"{tokens_path}: the tokens are not the documents of {documents_name}", _REDO
         )
     return stream, starts
+
+
+def read_documents(dataset_dir: Path, file: TokenFile, verify: bool = True) -> Positions:
+    """Where documents start in a file's stream, int64 (documents,), in memory and writable.
+
+    Empty for a file without windows. The digest is compared unless `verify` is false. Raises
+    DatasetError.
+    """
+    path = documents_path_of(dataset_dir, file.stem)
+    stored = map_array(path, file.documents_array, POSITION_TYPE, (file.articles,), _REDO)
+    if verify:
+        check_digest(path, file.documents_array, _REDO)
+    return np.array(stored[: file.articles if file.windows else 0])
 
 
 def _fingerprint(values: dict[str, Any]) -> str:
@@ -321,16 +335,3 @@ def _map_arrays(dataset_dir: Path, window: int, file: TokenFile) -> tuple[Ids, P
     windows = map_array(tokens_path, file.tokens_array, ID_TYPE, (file.windows, window), _REDO)
     starts = map_array(documents_path, file.documents_array, POSITION_TYPE, (file.articles,), _REDO)
     return windows, starts
-
-
-def _is_stream_of(stream: Ids, starts: Positions, recipe: Recipe) -> bool:
-    """Whether documents start at `starts`, each is `<s> ... </s>`, and every id is known."""
-    return bool(
-        len(starts)
-        and starts[0] == 0
-        and (np.diff(starts) > 0).all()
-        and starts[-1] < len(stream)
-        and (stream[starts] == recipe.bos_token_id).all()
-        and (stream[starts - 1] == recipe.eos_token_id).all()  # -1: the end of the stream
-        and stream.max() < recipe.vocab_size
-    )

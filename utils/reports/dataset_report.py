@@ -8,6 +8,7 @@ from utils.articles import CleanedMarker, stem_of
 from utils.cleaning.duplicates.comparison import DUPLICATE_TEXT, OLDER_COPY
 from utils.files import atomic_write, format_bytes
 from utils.reports.markup import (
+    REPORT_NAME,
     Html,
     bar_table,
     facts,
@@ -17,6 +18,7 @@ from utils.reports.markup import (
     spelled_out,
     table,
     tag,
+    tiles,
     visible,
 )
 from utils.reports.token_sections import lengths_section, tokens_section
@@ -24,7 +26,6 @@ from utils.reports.window_samples import windows_section
 from utils.token_files import DatasetMetadata, TokenFile
 from utils.token_statistics import TokenStatistics
 
-REPORT_NAME = "report.html"
 _BLANK = "blank"  # the kind of a bad line that was none
 
 
@@ -65,20 +66,17 @@ def write_report(
 
 
 def _totals(metadata: DatasetMetadata) -> Html:
-    tiles = {
-        "files": f"{len(metadata.files):,}",
-        "articles": f"{metadata.articles:,}",
-        "tokens": f"{metadata.tokens:,}",
-        "windows": f"{metadata.windows:,}",
-        "characters per token": f"{metadata.characters_per_token:.2f}",
-        "bytes per token": f"{metadata.bytes_per_token:.2f}",
-        "text": format_bytes(metadata.utf8_bytes),
-        "on disk": format_bytes(metadata.disk_bytes),
-    }
-    return tag(
-        "dl",
-        *(tag("div", tag("dt", name), tag("dd", value)) for name, value in tiles.items()),
-        class_="tiles",
+    return tiles(
+        {
+            "files": f"{len(metadata.files):,}",
+            "articles": f"{metadata.articles:,}",
+            "tokens": f"{metadata.tokens:,}",
+            "windows": f"{metadata.windows:,}",
+            "characters per token": f"{metadata.characters_per_token:.2f}",
+            "bytes per token": f"{metadata.bytes_per_token:.2f}",
+            "text": format_bytes(metadata.utf8_bytes),
+            "on disk": format_bytes(metadata.disk_bytes),
+        }
     )
 
 

@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+REPORT_NAME = "report.html"
 STYLE_PATH = Path(__file__).with_name("report.css")
 
 _VOID = frozenset({"br", "meta"})

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from utils.metrics import BITS_PER_BYTE, TOKENS_PER_SECOND, TRAIN_LOSS, VALIDATION_LOSS
 from utils.reports.markup import Html, section, spelled_out, table, tag, visible
 from utils.reports.run_curves import RunLog, figure, shown_value
+from utils.terminal import format_seconds
 
 _STEP, _HOURS = "step", "hours of training"
 _UNREMARKABLE = ("paths.", "cleaner.", "generation.")
@@ -37,10 +38,10 @@ def comparison_section(runs: Sequence[RunLog]) -> Html:
 
 
 def _results(runs: Sequence[RunLog]) -> Html:
-    header = ["run", "steps", "hours", "best validation loss", "at step", "bits per byte"]
+    header = ["run", "steps", "time", "best validation loss", "at step", "bits per byte"]
     rows = []
     for run in runs:
-        row = [visible(run.name), f"{run.last_step:,}", f"{run.hours:.2f}"]
+        row = [visible(run.name), f"{run.last_step:,}", format_seconds(3600 * run.hours)]
         best = run.best_validation()
         bits = dict(run.curve(BITS_PER_BYTE)).get(best[0]) if best else None
         row += [f"{best[1]:.4f}", f"{best[0]:,}"] if best else ["", ""]
@@ -56,7 +57,10 @@ def _differences(runs: Sequence[RunLog]) -> Html:
     described = [{**run.config, **run.environment} for run in runs]
     keys = dict.fromkeys(key for values in described for key in values)
     rows = [
-        [key, *(visible(shown_value(values[key])) if key in values else "" for values in described)]
+        [
+            visible(key),
+            *(visible(shown_value(values[key])) if key in values else "" for values in described),
+        ]
         for key in keys
         if not key.startswith(_UNREMARKABLE)
         and any(values.get(key, ...) != described[0].get(key, ...) for values in described)

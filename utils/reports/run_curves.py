@@ -24,15 +24,45 @@ from utils.reports.svg_plots import Axis, Plot, axis_for
 
 COLUMNS = 300  # of a plot: of the points in one, only the highest and the lowest are drawn
 
+_NOT_FINITE = ("nan", "inf", "-inf")  # words, for want of numbers in JSON
+_LARGEST_COUNT = 1 << 53  # up to here, whole numbers are exact as float
+_LAST_SECOND = 1e12
+
 Points = Sequence[tuple[float, float]]  # (x, y) from left to right
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of metrics at `path` that have a step which is one, in order."""
+    return [record for record in read_metrics(path) if is_count(record.get("step"))]
+
+
+def is_count(value: object) -> bool:
+    """Whether it is a whole number that a step or an index can be."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST_COUNT
+
+
+def number_of(value: object) -> float | None:
+    """A logged number, which may be NaN or infinite; None for whatever is not a number.
+
+    >>> [number_of(value) for value in (2, "-inf", "2", None, True)]
+    [2.0, -inf, None, None, None]
+    """
+    if isinstance(value, float):
+        return value
+    if isinstance(value, bool) or not (isinstance(value, int) or value in _NOT_FINITE):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # whole numbers of JSON have no bounds
+        return None
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """Everything logged of one run."""
+    """Everything logged of one run; values of a tag that are not of its kind are left out."""
 
     name: str
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[Mapping[str, Any]]  # see `read_records`
     config: Mapping[str, Any]  # by dotted key
     environment: Mapping[str, Any]
 
@@ -48,6 +78,10 @@ class RunLog:
         """Texts of a tag by step."""
         found = ((record["step"], record.get(tag_name)) for record in self.records)
         return {step: text for step, text in found if isinstance(text, str)}
+
+    def tags(self) -> set[str]:
+        """All keys of the records."""
+        return {key for record in self.records for key in record}
 
     def events(self) -> list[Mapping[str, Any]]:
         return [record for record in self.records if EVENT in record]
@@ -71,8 +105,8 @@ class RunLog:
         """By the id of a record. Pauses and work that was lost do not count."""
         hours, before, found = 0.0, None, {}
         for record in self.records:
-            began = record.get(STARTED, before)
-            now = record.get("time")
+            started, now = _clock(record.get(STARTED)), _clock(record.get("time"))
+            began = before if started is None else started
             if now is not None:
                 hours += max(now - began, 0.0) / 3600 if began is not None else 0.0
                 before = now
@@ -81,8 +115,8 @@ class RunLog:
 
     def _values(self, tag_name: str) -> Iterator[tuple[Mapping[str, Any], float]]:
         for record in self.records:
-            if tag_name in record:
-                yield record, float(record[tag_name])  # "nan" and "inf" are words in JSON
+            if tag_name in record and (value := number_of(record[tag_name])) is not None:
+                yield record, value
 
 
 def logged_run(log_dir: Path, name: str) -> str:
@@ -104,7 +138,7 @@ def read_run(log_dir: Path, name: str) -> RunLog:
     """The logs of the run that `logged_run` finds."""
     found = logged_run(log_dir, name)
     path = metrics_path(log_dir, found)
-    records = read_metrics(path) if path.exists() else []
+    records = read_records(path) if path.exists() else []
     config, environment = read_records_beside(path)
     return RunLog(found, records, flat(config), environment)
 
@@ -153,6 +187,12 @@ def figure(
     for name, found in drawn.items():
         plot.line(found, name)
     return tag("figure", plot.render(), *([tag("figcaption", note)] if note else []))
+
+
+def _clock(value: object) -> float | None:
+    """Seconds since 1970; None for what cannot be."""
+    seconds = number_of(value)
+    return seconds if seconds is not None and 0 <= seconds <= _LAST_SECOND else None
 
 
 def _across(label: str, values: Sequence[float]) -> Axis:

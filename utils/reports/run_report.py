@@ -1,5 +1,6 @@
 """report.html of a training run: how it went, what it was made with, and runs beside it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ from utils.logging_utils import EVENT, SAMPLE_TAG, SKIPPED_STEP, metrics_path
 from utils.metrics import (
     BITS_PER_BYTE,
     GRADIENT_NORM,
-    LEARNING_RATE,
     MFU,
     PEAK_MEMORY,
     TOKENS_PER_SECOND,
@@ -18,8 +18,8 @@ from utils.metrics import (
     VALIDATION_LOSS,
     perplexity,
 )
-from utils.reports.dataset_report import REPORT_NAME
 from utils.reports.markup import (
+    REPORT_NAME,
     Html,
     facts,
     folded,
@@ -33,7 +33,15 @@ from utils.reports.markup import (
     visible,
 )
 from utils.reports.run_comparison import comparison_section
-from utils.reports.run_curves import RunLog, default_config, figure, read_run, shown_value
+from utils.reports.run_curves import (
+    RunLog,
+    default_config,
+    figure,
+    is_count,
+    number_of,
+    read_run,
+    shown_value,
+)
 from utils.terminal import format_seconds
 
 SHOWN_SAMPLES = 5  # validations of which each prompt's text is shown
@@ -41,6 +49,8 @@ SHOWN_EVENTS = 100
 SHOWN_WINDOWS = 64
 
 _STEP = "step"
+_LEARNING_RATE = re.compile(r"train/.*learning_rate")  # one for each kind of weights
+_SAMPLE = re.compile(re.escape(SAMPLE_TAG) + r"([1-9][0-9]{0,5})")
 
 
 def write_run_report(log_dir: Path, run_name: str, compare: Sequence[str] = ()) -> Path:
@@ -96,8 +106,9 @@ def _figures_on_top(run: RunLog) -> Html:
 
 def _curves(run: RunLog) -> Html:
     window = run.config.get("training.metrics_window_steps")
-    training = f"training, mean of {window} steps" if window else "training"
+    training = f"training, mean of {window} steps" if is_count(window) else "training"
     losses = {training: run.curve(TRAIN_LOSS), "validation": run.curve(VALIDATION_LOSS)}
+    rates = sorted(filter(_LEARNING_RATE.fullmatch, run.tags()))
     plots = [
         figure("Loss", _STEP, "loss, nats a token", losses),
         figure(
@@ -110,7 +121,7 @@ def _curves(run: RunLog) -> Html:
             "Learning rate",
             _STEP,
             "learning rate",
-            {"": run.curve(LEARNING_RATE)},
+            {spelled_out(rate): run.curve(rate) for rate in rates},
             from_zero=True,
         ),
         figure(
@@ -140,7 +151,7 @@ def _events(run: RunLog) -> Html:
             f"{event['step']:,}",
             _number(event.get("loss")),
             _number(event.get("gradient_norm")),
-            _windows(event.get("windows", [])),
+            _windows(event.get("windows")),
         ]
         for event in events[:SHOWN_EVENTS]
     ]
@@ -151,30 +162,29 @@ def _events(run: RunLog) -> Html:
 
 
 def _number(value: object) -> str:
-    """Numbers of JSON, where those that are not finite are words."""
-    return f"{value:.4g}" if isinstance(value, int | float) else str(value or "")
+    number = number_of(value)
+    return "" if number is None else f"{number:.4g}"
 
 
-def _windows(windows: Sequence[int]) -> Html:
+def _windows(logged: object) -> Html:
+    windows = [window for window in logged if is_count(window)] if isinstance(logged, list) else []
     more = f" and {len(windows) - SHOWN_WINDOWS:,} more" if len(windows) > SHOWN_WINDOWS else ""
     shown = ", ".join(map(str, windows[:SHOWN_WINDOWS])) + more
     return folded(f"{len(windows):,}", tag("div", shown, class_="wrapped")) if windows else join([])
 
 
 def _samples(run: RunLog) -> Html:
-    prompts = run.config.get("training.sample_prompts", [])
-    tags = {key for record in run.records for key in record if key.startswith(SAMPLE_TAG)}
-    numbers = sorted(int(key.removeprefix(SAMPLE_TAG)) for key in tags)
+    numbers = sorted(int(found[1]) for found in map(_SAMPLE.fullmatch, run.tags()) if found)
     parts: list[Html] = []
     for number in numbers:
         texts = run.texts(f"{SAMPLE_TAG}{number}")
-        is_known = number <= len(prompts)
-        parts.append(tag("h3", visible(prompts[number - 1]) if is_known else f"prompt {number}"))
+        if texts:  # under no configured prompt: it may have been another for the older ones
+            parts.append(tag("h3", f"prompt {number}"))
         for step in spread(sorted(texts), SHOWN_SAMPLES):
             parts.append(tag("p", f"step {step:,}"))
             lines = (visible(line) for line in texts[step].split("\n"))
             parts.append(tag("pre", Html("\n".join(lines)), dir="auto"))
-    note = "What the model made of each prompt: at first, in between, and at last."
+    note = "Each prompt and how the model went on: at first, in between, and at last."
     return section("Sample text", *([tag("p", note), *parts] if parts else [tag("p", "None yet.")]))
 
 
@@ -207,4 +217,4 @@ def _configuration(run: RunLog) -> Html:
 
 
 def _named(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name, visible(shown_value(value))) for name, value in values.items()]
+    return [(visible(name), visible(shown_value(value))) for name, value in values.items()]

@@ -20,18 +20,20 @@ MOST_TICKS = 6
 SERIES_STYLES = 8  # of report.css; more series than these look like the first again
 LOG_RATIO = 3  # values that differ by more are easier to tell apart on a logarithmic axis
 LEAST_LENGTH = 0.02  # of an axis, as a share of its values: noise is not blown up
+LARGEST, SMALLEST = 1e300, 1e-300  # magnitudes on an axis: beyond them, arithmetic overflows
 
 _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_TOO_LARGE = 1e15  # for these
 
 
 def short_number(value: float) -> str:
     """A number for an axis.
 
-    >>> [short_number(value) for value in (0, 0.25, 10, 2500, 100_000, 3e6)]
-    ['0', '0.25', '10', '2.5k', '100k', '3M']
+    >>> [short_number(value) for value in (0, 0.25, 10, 2500, 100_000, 3e6, 1e20)]
+    ['0', '0.25', '10', '2.5k', '100k', '3M', '1e+20']
     """
     for size, suffix in _SUFFIXES:
-        if abs(value) >= size:
+        if size <= abs(value) < _TOO_LARGE:
             return f"{value / size:g}{suffix}"
     return f"{value:g}"
 
@@ -67,10 +69,11 @@ class Axis:
 def axis_for(label: str, values: Iterable[float], from_zero: bool = False) -> Axis:
     """An axis that finite `values` fit on: logarithmic if they are positive and far apart.
 
-    `from_zero` makes it linear, and shows 0.
+    `from_zero` makes it linear, and shows 0. Values above LARGEST lie on the edge, and those below
+    SMALLEST count as 0.
     """
     values = list(values) or [0.0, 1.0]
-    low, high = min(values), max(values)
+    low, high = (_in_reach(end) for end in (min(values), max(values)))
     if low > 0 and high > LOG_RATIO * low and not from_zero:
         low = max(low, high * 1e-9)  # what is below lies on the edge
         margin = (high / low) ** 0.03
@@ -82,6 +85,10 @@ def axis_for(label: str, values: Iterable[float], from_zero: bool = False) -> Ax
     margin = missing + 0.03 * (high - low)
     is_floor = from_zero and low == 0
     return Axis(label, 0.0 if is_floor else low - margin, high + margin)
+
+
+def _in_reach(value: float) -> float:
+    return 0.0 if abs(value) < SMALLEST else min(max(value, -LARGEST), LARGEST)
 
 
 def linear_ticks(low: float, high: float) -> list[float]:

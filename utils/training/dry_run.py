@@ -24,9 +24,10 @@ def ensure_batch_fits(
     """Raise DeviceError unless `try_rows(rows)` has memory enough; it names what has.
 
     `try_rows` does everything to that many windows that training will: forward, backward,
-    validation. It may run several times, with fewer rows, and drops the gradients even when it
-    fails; random states are put back here. The settings that the error proposes keep the windows
-    of a step (rows * accumulation) as they are, or as near as it goes.
+    validation. It may run several times, with fewer rows, which it need not compile for, and
+    drops the gradients even when it fails; random states are put back here. The settings that the
+    error proposes keep the windows of a step (rows * accumulation) as they are, or as near as it
+    goes.
     """
     states = rng_state(device)
     try:
@@ -47,7 +48,7 @@ def ensure_batch_fits(
     batch_size, steps = _same_step(rows * accumulation, fitting)
     kept = "as many" if batch_size * steps == rows * accumulation else f"{batch_size * steps:,}"
     raise DeviceError(
-        f"{what}; the largest that fits is {fitting:,}",
+        f"{what}; the largest found to fit, uncompiled, is {fitting:,}",
         f"Set training.batch_size to {batch_size} and training.gradient_accumulation_steps to"
         f" {steps}: {kept} windows a step.",
     )
@@ -67,7 +68,7 @@ def _fits(try_rows: Callable[[int], None], rows: int, device: torch.device) -> b
 
 
 def _largest_that_fits(try_rows: Callable[[int], None], rows: int, device: torch.device) -> int:
-    """The largest candidate below `rows` that fits, or 0, by bisection: every try may compile."""
+    """The largest candidate below `rows` that fits, or 0, by bisection: a try takes a while."""
     candidates: list[int] = [*range(min(FINE_ROWS, rows)), *range(FINE_ROWS, rows, FINE_ROWS)]
     low, high = 0, len(candidates)  # candidates[low] fits, those from `high` on do not
     while high - low > 1:

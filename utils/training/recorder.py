@@ -8,8 +8,16 @@ from typing import Self
 
 from utils.config import Config
 from utils.errors import UsageError
-from utils.logging_utils import LOSS_SPIKE, SKIPPED_STEP, DualLogger, describe_run
-from utils.metrics import SKIPPED_STEPS
+from utils.logging_utils import (
+    LOSS_SPIKE,
+    SKIPPED_STEP,
+    DualLogger,
+    describe_run,
+    metrics_path,
+)
+from utils.metrics import LEARNING_RATE, SKIPPED_STEPS
+from utils.reports.run_comparison import comparison_section
+from utils.reports.run_curves import read_run
 from utils.reports.run_report import write_run_report
 from utils.terminal import Progress, say, warn
 from utils.training.guards import Spike
@@ -39,12 +47,15 @@ class Recorder:
         self.state, self.config, self.compare = state, config, compare
         self.log_dir, self.run_name = config.paths.log_dir, place.name
         step = state.position.step
-        self.logger = DualLogger(self.log_dir, place.name, None if place.is_new else step)
+        is_validated = state.position.validated_step == step
+        self.logger = DualLogger(
+            self.log_dir, place.name, None if place.is_new else step, is_validated
+        )
         self.progress = Progress("Training", total_steps, "steps", initial=step)
         self._renewed_seconds = time.monotonic()
 
-    def step_done(self) -> None:
-        """One more step lies behind the state."""
+    def step_done(self, learning_rate: float) -> None:
+        """One more step lies behind the state; it had, or would have had, this learning rate."""
         step, metrics, guard = self.state.position.step, self.state.metrics, self.state.guard
         now, note = time.monotonic(), ""  # which leaves the words behind the progress as they are
         if now - self._renewed_seconds >= RENEWAL_SECONDS:
@@ -52,8 +63,8 @@ class Recorder:
             note = metrics.status(self.state.position.validation_loss, guard.skipped_steps)
         self.progress.advance(1, note)
         if step % self.config.training.log_interval_steps == 0:
-            skipped = {SKIPPED_STEPS: float(guard.skipped_steps)}
-            self.logger.log_scalars(step, {**metrics.summary(), **skipped})
+            beside = {LEARNING_RATE: learning_rate, SKIPPED_STEPS: float(guard.skipped_steps)}
+            self.logger.log_scalars(step, {**metrics.summary(), **beside})
 
     def skipped(self, step: int, loss: float, gradient_norm: float, windows: Sequence[int]) -> None:
         """The step numbered `step` changed nothing."""
@@ -78,11 +89,11 @@ class Recorder:
 
         Its time does not count as training.
         """
-        self.logger.flush()
         try:
+            self.logger.flush()
             return write_run_report(self.log_dir, self.run_name, self.compare)
-        except (OSError, UsageError) as error:  # no reason to stop training
-            warn(f"the run's report cannot be written: {error}")
+        except Exception as error:  # whatever it is, no reason to stop training
+            warn(f"the run's report cannot be written: {type(error).__name__}: {error}")
             return None
         finally:
             self.state.metrics.start_clock()
@@ -103,6 +114,20 @@ class Recorder:
         is_quitting = error is not None and not isinstance(error, Exception)
         if not is_quitting and (path := self.write_report()):
             say(f"Report  {path}")
+
+
+def check_compared(log_dir: Path, names: Sequence[str]) -> None:
+    """Raise UsageError for a run that a report cannot lay beside another one."""
+    for name in names:
+        run = read_run(log_dir, name)
+        try:
+            comparison_section([run])
+        except Exception as error:  # odd logs break the drawing in many ways
+            raise UsageError(
+                f"--compare {name}: its logs in {metrics_path(log_dir, run.name).parent} cannot"
+                f" be drawn: {type(error).__name__}: {error}",
+                "Leave this run out, or mend its logs.",
+            ) from error
 
 
 def _shown(windows: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,12 +15,24 @@ from utils.training.saver import CheckpointSaver, bytes_to_come
 from utils.training.state import Position, TrainingState
 
 
+def check_room(checkpoint: Checkpoint, run_folder: Path | None, total_steps: int) -> None:
+    """Raise CheckpointError if the run of which this is a checkpoint does not fit on the disk.
+
+    `run_folder` is None for a run that is yet to get one in paths.checkpoint_dir.
+    """
+    settings = checkpoint.config.training
+    step_checkpoints = min(
+        settings.keep_step_checkpoints, total_steps // settings.checkpoint_interval_steps
+    )
+    needed_bytes = bytes_to_come(run_folder, required_bytes(checkpoint), step_checkpoints)
+    check_free_space(run_folder or checkpoint.config.paths.checkpoint_dir, needed_bytes)
+
+
 class RunCheckpoints:
     """Saves a run after each validation, and at every step that is to keep a file of its own.
 
-    `snapshot` tells what to save; `before_save` is called before that. Raises CheckpointError at
-    once if the run's checkpoints do not fit on the disk. A context manager, which ends when all
-    is on it.
+    `snapshot` tells what to save; `before_save` is called before that. A context manager, which
+    ends when all is on the disk.
     """
 
     def __init__(
@@ -35,9 +48,6 @@ class RunCheckpoints:
         self.saver = CheckpointSaver(place.folder, settings.keep_step_checkpoints)
         # What has not changed since is not saved again.
         self._saved_position: Position | None = replace(state.position) if place.is_saved else None
-        file_bytes = required_bytes(snapshot())
-        needed_bytes = bytes_to_come(place.folder, file_bytes, settings.keep_step_checkpoints)
-        check_free_space(place.folder, needed_bytes)
 
     def save_if_due(self, is_best: bool) -> None:
         """Save if this is a step to save at; `is_best` adds the name of the best."""

@@ -1,5 +1,6 @@
 """The folder a run writes to and the name of its logs, held against other processes."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from utils.runs import LATEST, find_checkpoint, new_run_folder
 from utils.training.resume import folder_to_go_on_in
 
 _ACTIVITY = "training in"
+_CHECKPOINTS = "checkpoint_*"
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,27 @@ class RunPlace:
 
 @contextmanager
 def opened_origin(path: Path, config: Config) -> Iterator[Origin]:
-    """What `--resume path` means, with its folder held; CheckpointError if it cannot be read."""
+    """What `--resume path` means, with its folder held; CheckpointError if it cannot be read.
+
+    The run is to go on in a new folder where nothing can be written to its own.
+    """
     found = find_checkpoint(path).resolve()
-    with sole_writer(found.parent, _ACTIVITY):
+    with ExitStack() as held:
+        is_held = _hold(found.parent, held)
         checkpoint = load_checkpoint(found, config)
         folder = folder_to_go_on_in(checkpoint, found, config.paths.checkpoint_dir)
-        yield Origin(checkpoint, found, folder)
+        yield Origin(checkpoint, found, folder if is_held else None)
+
+
+def _hold(folder: Path, held: ExitStack) -> bool:
+    """Hold a folder of checkpoints; false, and nothing is held, if it can only be read."""
+    try:
+        held.enter_context(sole_writer(folder, _ACTIVITY, _CHECKPOINTS))
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+        return False
+    return True
 
 
 @contextmanager
@@ -56,7 +74,7 @@ def claimed_place(
         if folder is None:
             has_logs = partial(is_logged, paths.log_dir)
             folder = new_run_folder(paths.checkpoint_dir, new_name, has_logs)
-            held.enter_context(sole_writer(folder, _ACTIVITY))
+            held.enter_context(sole_writer(folder, _ACTIVITY, _CHECKPOINTS))
         # A flat folder is no run's own, so its checkpoints say which run they are of.
         is_flat = folder == paths.checkpoint_dir
         name = origin.checkpoint.run_name if origin and is_flat else folder.name

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.errors import CheckpointError
+from utils.errors import PipelineError
 from utils.runs import LATEST, list_checkpoints, prune_step_checkpoints
 from utils.terminal import warn
 
@@ -56,9 +56,10 @@ class CheckpointSaver:
 
     def check(self) -> None:
         """Raise if a save has failed, without waiting for the one under way."""
+        if self._failure is None:  # else the save is over: nobody sets it while it is cleared
+            return
         failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        raise failure
 
     def close(self) -> None:
         """Return when all is on the disk, or raise. More can be saved afterwards."""
@@ -93,8 +94,10 @@ class CheckpointSaver:
         elif not isinstance(error, KeyboardInterrupt):
             try:
                 self.close()
-            except CheckpointError as failure:
+            except PipelineError as failure:
                 warn(str(failure))
+            except Exception as failure:
+                warn(f"a checkpoint could not be saved: {type(failure).__name__}: {failure}")
         else:
             self._give_up()
 
@@ -147,13 +150,15 @@ class HostCopy:
         return buffer
 
 
-def bytes_to_come(run_folder: Path, file_bytes: int, step_checkpoints: int) -> int:
+def bytes_to_come(run_folder: Path | None, file_bytes: int, step_checkpoints: int) -> int:
     """The most that a run of such checkpoints will yet add to its folder at any one time.
 
-    At worst no two names share a file, and a new one stands beside the old latest, the best and
-    `step_checkpoints` of steps. Of these, what is in the folder already needs no more room.
+    `run_folder` is None for a run that has none yet. At worst no two names share a file, and a new
+    one stands beside the old latest, the best and `step_checkpoints` of steps. Of these, what is in
+    the folder already needs no more room.
     """
     at_once = 3 + step_checkpoints
-    ours = [file.path for file in list_checkpoints(run_folder) if file.kind != "other"]
+    files = list_checkpoints(run_folder) if run_folder else []
+    ours = [file.path for file in files if file.kind != "other"]
     there = {path.stat().st_ino for path in ours}
     return max(1, at_once - len(there)) * file_bytes
