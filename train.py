@@ -4,15 +4,12 @@ Writes checkpoints to checkpoints/run_.../, and logs to logs/tensorboard and log
 Ctrl-C saves and says how to resume; a resumed run is the uninterrupted one.
 """
 
-import argparse
 import itertools
-import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -22,10 +19,10 @@ from model import create_model
 from tokenizer import CodeLlamaTokenizer
 from utils.articles import changed_since
 from utils.checkpoint import Checkpoint
-from utils.cli import config_from, run_script, script_parser, shared_options
+from utils.cli import config_from, run_script, shared_options
 from utils.config import Config
 from utils.device import choose_device, seed_everything
-from utils.errors import DatasetError, Interrupted, UsageError
+from utils.errors import DatasetError, Interrupted
 from utils.interrupts import InterruptGuard
 from utils.metrics import MetricsTracker
 from utils.optimizer import build_optimizers
@@ -34,6 +31,7 @@ from utils.runs import LATEST
 from utils.scheduler import Scheduler
 from utils.terminal import emit, warn
 from utils.throughput import peak_tokens_per_second
+from utils.training.command_line import options_to_repeat, parse
 from utils.training.guards import StepGuard
 from utils.training.messages import conclude, introduce_model, introduce_run
 from utils.training.plan import Plan
@@ -238,38 +236,6 @@ class Trainer:
             f"Go on with: {shlex.join(['python', 'train.py', *resume_options])}",
             number,
         )
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = script_parser("Train the model on the dataset that dataset_prep.py made.")
-    parser.add_argument(
-        "--test", action="store_true", help="one epoch on the dataset of dataset_prep.py --test"
-    )
-    parser.add_argument(
-        "--resume", type=Path, metavar="PATH", help="go on from a checkpoint, or a run's latest"
-    )
-    parser.add_argument("--name", help="added to the run's name, for checkpoints and logs")
-    parser.add_argument("--device", help="cuda (default), cuda:N or cpu")
-    parser.add_argument(
-        "--compare", nargs="+", default=[], metavar="RUN", help="runs to lay over it in its report"
-    )
-    parser.add_argument(
-        "--report", metavar="RUN", help="write the report of a run that was, and train nothing"
-    )
-    args = parser.parse_args(arguments)
-    if args.name and not re.fullmatch(r"[\w.-]+", args.name):
-        raise UsageError(f"--name {args.name!r} may have only letters, digits, '.', '_' and '-'")
-    if args.name and args.resume:
-        raise UsageError("--name is for a new run; a resumed one keeps its name")
-    return args
-
-
-def options_to_repeat(args: argparse.Namespace) -> list[str]:
-    """The options that a command which goes on needs, too."""
-    options = shared_options(args) + ["--test"] * args.test
-    if args.device:
-        options += ["--device", args.device]
-    return options + ["--compare", *args.compare] * bool(args.compare)
 
 
 def main(arguments: Sequence[str]) -> None:

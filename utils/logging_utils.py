@@ -120,6 +120,7 @@ class DualLogger:
             purge_step=None if resumed_step is None else resumed_step + is_validated,
             flush_secs=int(FLUSH_SECONDS),
         )
+        self.first_step = resumed_step or 0
         self.buffer: list[str] = []
         self.is_failing = False
         self.flushed_seconds = time.monotonic()
@@ -139,7 +140,7 @@ class DualLogger:
         with self._tolerant():
             write_json(self.path.with_name(_CONFIG_NAME), values)
             write_json(self.path.with_name(_ENVIRONMENT_NAME), dict(environment or {}))
-            self.writer.add_text("config", text)
+            self.writer.add_text("config", text, self.first_step)
             self.writer.add_custom_scalars(_CHARTS)
             # SummaryWriter.add_hparams would write them as a run of their own.
             writer: Any = self.writer._get_file_writer()  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ import torch
 TRAIN_LOSS = "train/loss"
 GRADIENT_NORM = "train/gradient_norm"
 LEARNING_RATE = "train/learning_rate"
+MUON_LEARNING_RATE = "train/muon_learning_rate"
 TOKENS_SEEN = "train/tokens"
 SKIPPED_STEPS = "train/skipped_steps"
 VALIDATION_LOSS = "val/loss"

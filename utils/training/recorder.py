@@ -15,7 +15,7 @@ from utils.logging_utils import (
     describe_run,
     metrics_path,
 )
-from utils.metrics import LEARNING_RATE, SKIPPED_STEPS
+from utils.metrics import LEARNING_RATE, MUON_LEARNING_RATE, SKIPPED_STEPS
 from utils.reports.run_comparison import comparison_section
 from utils.reports.run_curves import read_run
 from utils.reports.run_report import write_run_report
@@ -51,7 +51,7 @@ class Recorder:
         self.logger = DualLogger(
             self.log_dir, place.name, None if place.is_new else step, is_validated
         )
-        self.progress = Progress("Training", total_steps, "steps", initial=step)
+        self.progress = Progress("Training", total_steps, "steps", initial=step, leaves_room=True)
         self._renewed_seconds = time.monotonic()
 
     def step_done(self, learning_rate: float) -> None:
@@ -63,8 +63,17 @@ class Recorder:
             note = metrics.status(self.state.position.validation_loss, guard.skipped_steps)
         self.progress.advance(1, note)
         if step % self.config.training.log_interval_steps == 0:
-            beside = {LEARNING_RATE: learning_rate, SKIPPED_STEPS: float(guard.skipped_steps)}
+            beside = {SKIPPED_STEPS: float(guard.skipped_steps), **self._rates(learning_rate)}
             self.logger.log_scalars(step, {**metrics.summary(), **beside})
+
+    def _rates(self, learning_rate: float) -> dict[str, float]:
+        """AdamW's learning rate, and Muon's, which follows it."""
+        settings = self.config.training
+        rates = {LEARNING_RATE: learning_rate}
+        if settings.optimizer == "muon":
+            share = learning_rate / settings.peak_learning_rate
+            rates[MUON_LEARNING_RATE] = settings.muon_learning_rate * share
+        return rates
 
     def skipped(self, step: int, loss: float, gradient_norm: float, windows: Sequence[int]) -> None:
         """The step numbered `step` changed nothing."""

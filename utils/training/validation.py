@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sized
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from utils.config import TrainingConfig
 from utils.evaluation import continuations, evaluate
 from utils.logging_utils import SAMPLE_TAG, DualLogger
-from utils.terminal import format_seconds, printable, say
+from utils.terminal import Progress, format_seconds, printable, say
 from utils.training.state import TrainingState
 
 
@@ -28,19 +28,24 @@ class TextCodec(Protocol):
     def token_bytes(self) -> list[int]: ...
 
 
+class Batches(Sized, Iterable[Tensor], Protocol):
+    """Batches of windows whose number is known."""
+
+
 class Validator:
     """Validates a run at its position, and says, logs and records what it found."""
 
     def __init__(
         self,
         state: TrainingState,
-        batches: Iterable[Tensor],
+        batches: Batches,
         codec: TextCodec,
         logger: DualLogger,
         settings: TrainingConfig,
     ) -> None:
         self.state, self.batches, self.codec = state, batches, codec
-        self.logger, self.settings = logger, settings
+        self.logger = logger
+        self.settings: TrainingConfig = settings
         self.token_bytes = torch.tensor(codec.token_bytes(), device=state.device)  # (vocabulary,)
 
     def validate(self, should_stop: Callable[[], bool]) -> bool:
@@ -48,15 +53,16 @@ class Validator:
         state, settings = self.state, self.settings
         step = state.position.step
         began = time.perf_counter()
-        found = evaluate(
-            state.model,
-            itertools.islice(self.batches, settings.max_validation_batches),
-            state.device,
-            settings.precision,
-            settings.batch_size,
-            self.token_bytes,
-            should_stop,
-        )
+        with Progress("Validating", self._count(), "batches") as progress:
+            found = evaluate(
+                state.model,
+                self._batches(progress),
+                state.device,
+                settings.precision,
+                settings.batch_size,
+                self.token_bytes,
+                should_stop,
+            )
         if found is None:
             return False
         is_best = state.metrics.record_validation(found.loss, step)
@@ -70,6 +76,14 @@ class Validator:
         )
         self._sample()
         return is_best
+
+    def _count(self) -> int:
+        return min(len(self.batches), self.settings.max_validation_batches or len(self.batches))
+
+    def _batches(self, progress: Progress) -> Iterator[Tensor]:
+        for batch in itertools.islice(self.batches, self._count()):
+            yield batch
+            progress.advance()
 
     def _sample(self) -> None:
         """Show and log what the model makes of the sample prompts; no training state moves."""
