@@ -1,7 +1,8 @@
 """Dropout whose mask is a hash of a key and the position.
 
-No mask is stored and no random state moves: the backward pass hashes again, which is cheaper than
-reading a mask, and many times cheaper than the ten rounds of Philox behind torch's own dropout.
+No random state moves, and a hash is many times cheaper than the ten rounds of Philox behind torch's
+own dropout. The attention kernels hash again on the way back instead of storing a mask; elsewhere
+torch stores what it needs.
 """
 
 import torch
@@ -14,7 +15,11 @@ def scrambled(x: Tensor) -> Tensor:
     Source: "lowbias32" of Chris Wellons' hash prospector, whose last shift only low bits would see.
     Products wrap around; shifts are made logical by masks.
     """
-    x = x ^ ((x >> 16) & 0xFFFF)
+    return _multiplied(x ^ ((x >> 16) & 0xFFFF))
+
+
+def _multiplied(x: Tensor) -> Tensor:
+    """The two products of the hash: enough for inputs whose bits are mixed already."""
     x = x * 0x7FEB352D
     x = x ^ ((x >> 15) & 0x1FFFF)
     return x * -2073254261  # 0x846CA68B
@@ -46,6 +51,4 @@ def score_mask(key: Tensor, heads: int, tokens: int, probability: float) -> Tens
     rows = torch.arange(tokens, dtype=torch.int32, device=key.device)
     of_head = scrambled(key + torch.arange(heads, dtype=torch.int32, device=key.device))
     of_row = scrambled(of_head[:, None] + rows)
-    x = (of_row[:, :, None] ^ rows * 0x1E3779B1) * 0x7FEB352D
-    x = x ^ ((x >> 15) & 0x1FFFF)
-    return x * -2073254261 < keep_threshold(probability)
+    return _multiplied(of_row[:, :, None] ^ rows * 0x1E3779B1) < keep_threshold(probability)

@@ -7,7 +7,11 @@ import triton.language as tl
 @triton.jit
 def scrambled(x):
     """See utils.dropout.scrambled."""
-    x = x ^ ((x >> 16) & 0xFFFF)
+    return _multiplied(x ^ ((x >> 16) & 0xFFFF))
+
+
+@triton.jit
+def _multiplied(x):
     x = x * 0x7FEB352D
     x = x ^ ((x >> 15) & 0x1FFFF)
     return x * -2073254261
@@ -22,6 +26,4 @@ def row_keys(key, head, rows):
 @triton.jit
 def keeps(row_keys, columns, threshold):
     """Which scores to keep: the shapes of `row_keys` and `columns`, broadcast."""
-    x = (row_keys ^ columns * 0x1E3779B1) * 0x7FEB352D  # keys of rows are scrambled already
-    x = x ^ ((x >> 15) & 0x1FFFF)
-    return x * -2073254261 < threshold
+    return _multiplied(row_keys ^ columns * 0x1E3779B1) < threshold  # row keys are mixed already
