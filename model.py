@@ -22,7 +22,7 @@ from utils.kernels import AVAILABLE as KERNELS_AVAILABLE
 
 if KERNELS_AVAILABLE:
     from utils.kernels.cross_entropy import tied_head_loss
-    from utils.kernels.layer import KEYS, fused_layer, kernels_fit
+    from utils.kernels.decoder import FusedDecoder, kernels_fit
 
 IGNORED_LABEL = -100  # F.cross_entropy's own default
 
@@ -48,8 +48,7 @@ class DecoderLayer(nn.TransformerDecoderLayer):
             norm_first=True,
         )
         del self.multihead_attn, self.norm3, self.dropout, self.dropout3
-        self.attention_dropout = config.attention_dropout
-        self.dropout_keys: Tensor | None = None  # (KEYS,) int32 where the layer is fused
+        self.self_attn.dropout = config.attention_dropout
 
     def forward(
         self,
@@ -63,8 +62,6 @@ class DecoderLayer(nn.TransformerDecoderLayer):
         memory_is_causal: bool = False,
     ) -> Tensor:
         """Attention, then the feed-forward block, each on a normalised copy and added back."""
-        if self.dropout_keys is not None and tgt_is_causal and tgt.dtype == torch.bfloat16:
-            return fused_layer(self, tgt, self.attention_dropout, self.dropout_keys)
         q, k, v = self._project(self.norm1(tgt))
         x = tgt + self.dropout1(self._attend(q, k, v, tgt_mask, tgt_is_causal))
         out: Tensor = x + self.dropout2(self._feed_forward(self.norm2(x)))
@@ -95,7 +92,7 @@ class DecoderLayer(nn.TransformerDecoderLayer):
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool
     ) -> Tensor:
-        dropout = self.attention_dropout if self.training else 0.0
+        dropout = self.self_attn.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal
         )
@@ -142,7 +139,7 @@ class LanguageModel(nn.Module):
             shape.num_layers,
             norm=FinalNorm(shape.hidden_size, eps=shape.layer_norm_eps),
         )
-        self.dropout_keys: Tensor | None = None  # (layers, KEYS), drawn anew for every pass
+        self.fused_decoder: FusedDecoder | None = None  # where our kernels serve this model
         self.head: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = logits_and_loss
         self._initialize(shape)
 
@@ -190,7 +187,7 @@ class LanguageModel(nn.Module):
         hidden = self.hidden_states(input_ids)
         targets = F.pad(input_ids[:, 1:], (0, 1), value=IGNORED_LABEL)
         weight = self.token_embedding.weight
-        if self.dropout_keys is not None and hidden.dtype == torch.bfloat16:
+        if self.fused_decoder is not None and hidden.dtype == torch.bfloat16:
             count = input_ids.size(0) * (input_ids.size(1) - 1)
             return tied_head_loss(hidden.flatten(0, 1), weight, targets.flatten(), count)
         return self.head(hidden, weight, targets)[1]
@@ -203,8 +200,6 @@ class LanguageModel(nn.Module):
                 f"the input has {length} tokens, but the model has {self.max_positions} positions",
                 "Shorten the input, or raise model.max_position_embeddings and train again.",
             )
-        if self.dropout_keys is not None and self.training:
-            self.dropout_keys.random_()
         positions = torch.arange(length, device=input_ids.device)
         mask = None
         if attention_mask is not None:
@@ -214,6 +209,8 @@ class LanguageModel(nn.Module):
             # Padding sees itself, so that no row of the softmax is empty.
             mask = (real[:, None, :] & itself.new_ones(length, length).tril() | itself)[:, None]
         x = self._embed(input_ids, positions)
+        if self.fused_decoder is not None and mask is None and x.dtype == torch.bfloat16:
+            return self.fused_decoder(x)
         hidden: Tensor = self.decoder(x, memory=x, tgt_mask=mask, tgt_is_causal=mask is None)
         return hidden
 
@@ -243,16 +240,9 @@ class LanguageModel(nn.Module):
         Parameter names stay as they are, and generation stays eager.
         """
         if KERNELS_AVAILABLE and kernels_fit(self.config.model, self.device):
-            keys = torch.zeros(
-                len(self.decoder.layers), KEYS, dtype=torch.int32, device=self.device
-            )
-            for layer, keys_of_layer in zip(self.decoder.layers, keys, strict=True):
-                layer.dropout_keys = keys_of_layer
-            self.dropout_keys = keys
-        # Combined, the casts of a layer's weights start as few kernels instead of one each.
-        options = {"combo_kernels": True}
+            self.fused_decoder = FusedDecoder(self.decoder, self.config.model.dropout)
         for module in (*self.decoder.layers, self.decoder.norm):
-            module.compile(options=options)
+            module.compile()
         self.head = torch.compile(logits_and_loss)
 
     def parameter_count(self) -> int:

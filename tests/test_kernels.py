@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from model import LanguageModel
 from tests.tiny import tiny_config, tiny_model
@@ -106,9 +106,11 @@ def test_the_loss_of_a_tied_head_and_its_gradients(vocabulary: int) -> None:
     targets[::7] = -100
     count = int((targets >= 0).sum())
     ours = [hidden.clone().requires_grad_(), embedding.clone().requires_grad_()]
-    theirs = [hidden.double().requires_grad_(), embedding.double().requires_grad_()]
+    # The same roundings, exact in between: of the weights and of the logits.
+    theirs = [hidden.double().requires_grad_(), embedding.bfloat16().double().requires_grad_()]
     found = tied_head_loss(ours[0], ours[1], targets, count)
-    expected = F.cross_entropy(theirs[0] @ theirs[1].T, targets)
+    logits = theirs[0] @ theirs[1].T
+    expected = F.cross_entropy(logits + (logits.bfloat16() - logits).detach(), targets)
     torch.autograd.backward(found / 3)
     torch.autograd.backward(expected / 3)
     assert found.item() == pytest.approx(expected.item(), rel=1e-3)
@@ -126,7 +128,7 @@ def test_a_model_of_kernels_is_as_near_to_double_precision_as_the_plain_one(toke
     shape = {"hidden_size": 64, "num_heads": 2, "max_position_embeddings": 64}
     plain, fused, reference = (tiny_model(tiny_config(model=shape)).cuda() for _ in range(3))
     fused.compile_for_training()
-    assert fused.dropout_keys is not None, "not a GPU that the kernels are for"
+    assert fused.fused_decoder is not None, "not a GPU that the kernels are for"
     ids = torch.randint(97, (8, tokens), device="cuda")
     expected = reference.double().train().loss(ids)
     torch.autograd.backward(expected)
@@ -147,15 +149,48 @@ def test_a_model_of_kernels_is_as_near_to_double_precision_as_the_plain_one(toke
         assert fused.eval().loss(ids).item() == pytest.approx(expected.item(), rel=3e-3)
 
 
-def test_a_fused_layer_answers_in_bf16_so_that_the_next_one_is_fused_too() -> None:
-    from utils.kernels.layer import KEYS, fused_layer
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("shape", [(64, 512, 512), (3, 7, 64), (2, 50, 96), (2, 3, 2_500)])
+def test_adding_and_normalising_and_their_gradients(
+    shape: tuple[int, int, int], dropout: float
+) -> None:
+    from utils.kernels.residual_norm import Branch, residual_norm
 
-    config = tiny_config(model={"hidden_size": 64, "num_heads": 2})
-    (layer, _) = tiny_model(config).cuda().decoder.layers
-    x = torch.randn(2, 16, 64, device="cuda", dtype=torch.bfloat16)
-    keys = torch.zeros(KEYS, dtype=torch.int32, device="cuda")
+    norm = nn.LayerNorm(shape[-1], device="cuda")
+    bias = torch.randn(shape[-1], device="cuda", requires_grad=True)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    x, values = (
+        torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(2)
+    )
+    gradients = [torch.randn(shape, device="cuda", dtype=torch.bfloat16) for _ in range(2)]
+    inputs = [x, values, bias, *norm.parameters()]
+
+    added, normed = residual_norm(x, Branch(values, bias), norm, dropout, key()[1])
+    found = torch.autograd.grad((added, normed), inputs, gradients)
+    total = x + hash_dropout(values.float() + bias, dropout, key()[1])
+    rounded = total + (total.bfloat16() - total).detach()  # what is stored is normalised
+    expected = torch.autograd.grad((total, norm(rounded)), inputs, [g.float() for g in gradients])
+    assert torch.equal(added, total.bfloat16())
+    assert error(normed, norm(rounded)) < ROUNDING
+    for ours, plain in zip(found, expected, strict=True):
+        assert error(ours, plain) < ROUNDING
+
+    again = residual_norm(x, Branch(values, bias), norm, dropout, key()[1])
+    assert all(map(torch.equal, found, torch.autograd.grad(again, inputs, gradients)))
+
+
+def test_all_layers_share_their_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._dynamo.config.error_on_recompile", True)
+    shape = {"hidden_size": 64, "num_heads": 2, "num_layers": 4}
+    model = tiny_model(tiny_config(model=shape)).cuda().train()
+    model.compile_for_training()
+    ids = torch.randint(97, (8, model.max_positions), device="cuda")
     with torch.autocast("cuda", torch.bfloat16):
-        assert fused_layer(layer, x, 0.0, keys).dtype == torch.bfloat16
+        hidden = model.hidden_states(ids)
+        torch.autograd.backward(model.loss(ids))
+    assert hidden.dtype == torch.bfloat16
 
 
 def test_dropout_of_the_compiled_model_is_drawn_anew_for_each_loss_and_repeats() -> None:

@@ -18,28 +18,29 @@ PADDED_TO = 64  # rows of the head's weight; cuBLAS is slower on 32,016 columns 
 
 @triton.jit
 def _loss_and_gradient(
-    logits,  # (rows, padded); its gradient afterwards, if WITH_GRADIENT
+    logits,  # (rows, padded); the gradient of the row's own loss afterwards, if WITH_GRADIENT
     targets,  # (rows,), negative where there is none
     losses,  # (rows,)
     vocabulary,
     padded,
-    weight,  # of a row in the mean
+    share,  # of a row in the mean
     BLOCK: tl.constexpr,
     WITH_GRADIENT: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     target = tl.load(targets + row)
-    weight = tl.where(target >= 0, weight, 0.0)
+    counts = tl.where(target >= 0, 1.0, 0.0)
     scores = tl.load(logits + row * padded + columns, columns < vocabulary, -float("inf"))
     scores = scores.to(tl.float32)
     highest = tl.max(scores, 0)
     powers = tl.exp(scores - highest)
     total = tl.sum(powers, 0)
     of_target = tl.sum(tl.where(columns == target, scores, 0.0), 0)
-    tl.store(losses + row, (highest + tl.log(total) - of_target) * weight)
+    tl.store(losses + row, (highest + tl.log(total) - of_target) * counts * share)
     if WITH_GRADIENT:
-        gradient = powers * (weight / total) - tl.where(columns == target, weight, 0.0)
+        # Not the share's: near -1 / count on the targets, which bf16 would round all alike.
+        gradient = powers * (counts / total) - tl.where(columns == target, counts, 0.0)
         place = logits + row * padded + columns
         tl.store(place, gradient.to(logits.dtype.element_ty), columns < padded)
 
@@ -72,13 +73,14 @@ class _TiedHeadLoss(torch.autograd.Function):
         )
         if needs_gradient:
             ctx.save_for_backward(hidden, weight, logits)
-            ctx.vocabulary = vocabulary
+            ctx.vocabulary, ctx.count = vocabulary, count
         return losses.sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, weight, gradient = ctx.saved_tensors
+        scale = scale / ctx.count
         # In fp32, or the layers' share of the gradient would be rounded apart from the head's.
         of_hidden = ((gradient @ weight).float() * scale).to(weight.dtype)
         of_weight = (gradient.T @ hidden)[: ctx.vocabulary].float() * scale

@@ -27,3 +27,10 @@ def row_keys(key, head, rows):
 def keeps(row_keys, columns, threshold):
     """Which scores to keep: the shapes of `row_keys` and `columns`, broadcast."""
     return _multiplied(row_keys ^ columns * 0x1E3779B1) < threshold  # row keys are mixed already
+
+
+@triton.jit
+def keeps_positions(key, positions, threshold):
+    """Which of all values to keep: utils.dropout.hash_dropout's choice at int64 `positions`."""
+    key = tl.load(key)
+    return scrambled(positions.to(tl.int32) * (key | 1) + key) < threshold
