@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.checkpoint import Checkpoint, load_checkpoint, load_weights
 from utils.config import Config, ModelConfig
 from utils.config_file import load_config
 from utils.errors import UsageError
-from utils.generation import KeyValueCache, Sampling, generate
+from utils.generation import Engine
+from utils.inference_model import InferenceModel
 from utils.kernels import AVAILABLE as KERNELS_AVAILABLE
+from utils.sampling import Sampling
 
 if KERNELS_AVAILABLE:
     from utils.kernels.cross_entropy import tied_head_loss
@@ -31,8 +32,7 @@ class DecoderLayer(nn.TransformerDecoderLayer):
     """A decoder layer that attends only to its own past: nothing here comes from an encoder.
 
     The stock layer's cross-attention and its norm are removed (they would add 34 M parameters to
-    the default model), and attention calls the fused kernel directly, which also serves the
-    key/value cache.
+    the default model), and attention calls the fused kernel directly.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -66,21 +66,6 @@ class DecoderLayer(nn.TransformerDecoderLayer):
         x = tgt + self.dropout1(self._attend(q, k, v, tgt_mask, tgt_is_causal))
         out: Tensor = x + self.dropout2(self._feed_forward(self.norm2(x)))
         return out
-
-    def forward_cached(
-        self, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor
-    ) -> Tensor:
-        """The same for new tokens x (B, T, C) at `positions` (B, T) of a cache.
-
-        `keys` and `values` (B, H, capacity, C/H) are written in place; `mask` (B, 1, T, capacity)
-        is true where a token may look.
-        """
-        q, k, v = self._project(self.norm1(x))
-        index = positions[:, None, :, None].expand_as(k)
-        keys.scatter_(2, index, k)
-        values.scatter_(2, index, v)
-        x = x + self._attend(q, keys, values, mask, is_causal=False)
-        return x + self._feed_forward(self.norm2(x))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         attention = self.self_attn
@@ -248,32 +233,6 @@ class LanguageModel(nn.Module):
     def parameter_count(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def new_cache(self, rows: int, capacity: int) -> KeyValueCache:
-        """An empty cache for `rows` sequences of up to `capacity` tokens."""
-        shape = self.config.model
-        weight = self.token_embedding.weight
-        autocast = torch.is_autocast_enabled(weight.device.type)
-        dtype = torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype
-        head_size = shape.hidden_size // shape.num_heads
-        size = (shape.num_layers, rows, shape.num_heads, capacity, head_size)
-        keys, values = torch.zeros(2, *size, dtype=dtype, device=weight.device)
-        return KeyValueCache(keys, values)
-
-    def decode(self, input_ids: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
-        """Read new tokens (B, T) at `positions` (B, T) into the cache; return (B, T, C).
-
-        A token attends to every cache position up to its own.
-        """
-        x = self._embed(input_ids, positions)
-        slots = torch.arange(cache.keys.size(3), device=x.device)
-        mask = slots <= positions[:, None, :, None]  # (B, 1, T, capacity)
-        for layer, keys, values in zip(self.decoder.layers, cache.keys, cache.values, strict=True):
-            assert isinstance(layer, DecoderLayer)
-            x = layer.forward_cached(x, keys, values, positions, mask)
-        assert self.decoder.norm is not None
-        hidden: Tensor = self.decoder.norm.forward(x)  # a call would be compiled, for every shape
-        return hidden
-
     def generate(
         self,
         prompt_ids: Tensor,
@@ -299,26 +258,20 @@ class LanguageModel(nn.Module):
             seed=seed,
         )
         if attention_mask is None:
-            prompts = list(prompt_ids)
+            prompts = prompt_ids.tolist()
         else:
             real = attention_mask.bool()
-            prompts = [row[keep] for row, keep in zip(prompt_ids, real, strict=True)]
-        ids = self.config.tokenizer
-        was_training = self.training
-        self.eval()
-        try:
-            steps = generate(
-                self,
-                prompts,
-                sampling,
-                ids.eos_token_id,
-                ids.pad_token_id,
-                self.config.model.use_cache,
-            )
-            new_ids = list(steps)
-        finally:
-            self.train(was_training)
-        return torch.cat([prompt_ids, *(step[:, None] for step in new_ids)], dim=1)
+            prompts = [row[keep].tolist() for row, keep in zip(prompt_ids, real, strict=True)]
+        weight, ids = self.token_embedding.weight, self.config.tokenizer
+        is_autocast = torch.is_autocast_enabled(weight.device.type)
+        dtype = torch.get_autocast_dtype(weight.device.type) if is_autocast else weight.dtype
+        model = InferenceModel.from_weights(self.config, self.state_dict(), weight.device, dtype)
+        # A graph would take longer to capture than a text or two to write.
+        engine = Engine(model, ids.eos_token_id, ids.pad_token_id, uses_graphs=False)
+        with torch.autocast(weight.device.type, enabled=False):
+            new_ids = [step.token_ids for step in engine.generate(prompts, sampling)]
+        behind = torch.tensor(new_ids, dtype=torch.long, device=prompt_ids.device)
+        return torch.cat([prompt_ids, behind.view(len(new_ids), len(prompts)).T], dim=1)
 
 
 def create_model(config: Config | str | Path | None = None) -> LanguageModel:
@@ -327,29 +280,3 @@ def create_model(config: Config | str | Path | None = None) -> LanguageModel:
     Weights follow torch's global seed, so `torch.manual_seed` makes them repeatable.
     """
     return LanguageModel(config if isinstance(config, Config) else load_config(config))
-
-
-def model_from_checkpoint(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32
-) -> LanguageModel:
-    """The model a checkpoint holds, in eval mode; CheckpointError if its weights do not fit."""
-    with torch.device("meta"):
-        model = LanguageModel(checkpoint.config)
-    load_weights(model, checkpoint.model, checkpoint.name, assign=True)
-    return model.to(device=device, dtype=dtype).eval()
-
-
-def load_for_inference(
-    path: Path, config: Config, device: torch.device
-) -> tuple[LanguageModel, Checkpoint]:
-    """The model in the checkpoint at `path`, ready to generate, and the checkpoint.
-
-    `config` is for files of older programs, which hold none. Raises CheckpointError.
-    """
-    checkpoint = load_checkpoint(path, config)
-    return model_from_checkpoint(checkpoint, device, inference_dtype(device)), checkpoint
-
-
-def inference_dtype(device: torch.device) -> torch.dtype:
-    """The type of weights when generating: bf16 on a GPU, fp32 on the CPU."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from tokenizers.models import BPE
 
 from utils.cli import config_from, run_script, script_parser
 from utils.config import Config
-from utils.errors import TokenizerError
+from utils.errors import CheckpointError, TokenizerError
 from utils.files import sha256_of
 from utils.terminal import emit, say
 from utils.token_engines import Engine, StockEngine, bulk_engine, check_equal, engine_label
@@ -33,6 +33,9 @@ from utils.tokenizer_files import (
     sha256_of_bytes,
     write_tokenizer_files,
 )
+
+if TYPE_CHECKING:
+    from utils.checkpoint import Checkpoint  # imports torch, which tokenizing does without
 
 BOS_PIECE, EOS_PIECE, UNK_PIECE = "<s>", "</s>", "<unk>"
 BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
@@ -95,6 +98,21 @@ class CodeLlamaTokenizer:
         if name is not None:
             info = info.model_copy(update={"name": name})
         return cls(info, files, config, origin=name or str(folder))
+
+    @classmethod
+    def load_for(cls, checkpoint: "Checkpoint", folder: Path) -> Self:
+        """The saved tokenizer; CheckpointError if the checkpoint was trained with another one."""
+        file = folder / TOKENIZER_FILE
+        if checkpoint.tokenizer_sha256 and file.exists():
+            found = sha256_of(file)
+            if found != checkpoint.tokenizer_sha256:
+                raise CheckpointError(
+                    f"{checkpoint.name}: was trained with another tokenizer (SHA-256"
+                    f" {checkpoint.tokenizer_sha256[:16]}) than the one in {folder}"
+                    f" ({found[:16]})",
+                    "Name the folder of its tokenizer: --set paths.tokenizer_dir=FOLDER",
+                )
+        return cls.load(folder, checkpoint.config)
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, unchanged, and their digests into `folder`."""

@@ -1,4 +1,4 @@
-"""utils/generation.py: the cache changes nothing, rows are alone, and draws are fair."""
+"""utils/generation.py: the cache changes nothing, rows are alone, and windows slide."""
 
 import itertools
 import math
@@ -9,23 +9,31 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers.generation.logits_process import (
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from model import LanguageModel
 from tests.test_model import hugging_face_twin, random_ids
 from tests.tiny import tiny_config, tiny_model
 from utils.config import GenerationConfig
 from utils.errors import UsageError
-from utils.generation import Sampling, choose, filter_logits, generate
+from utils.generation import Engine, Step
+from utils.inference_model import InferenceModel
+from utils.sampling import Sampling
 
 GREEDY = Sampling(max_length=40, temperature=0.0, top_k=0, top_p=1.0)
 RANDOM = Sampling(max_length=40, temperature=1.5, top_k=0, top_p=1.0, seed=5)
 NEVER = -1  # an id that no token has
-CHI_SQUARE_6 = 22.46  # 99.9th percentile at 6 degrees of freedom
+CPU = torch.device("cpu")
+
+
+def inference_model(
+    model: LanguageModel,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+    use_cache: bool = True,
+) -> InferenceModel:
+    shape = model.config.model.model_copy(update={"use_cache": use_cache})
+    config = model.config.model_copy(update={"model": shape})
+    return InferenceModel.from_weights(config, model.state_dict(), device, dtype)
 
 
 @pytest.fixture(scope="module")
@@ -33,22 +41,31 @@ def model() -> LanguageModel:
     return tiny_model()
 
 
-def prompts_of(*lengths: int) -> list[Tensor]:
+def prompts_of(*lengths: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(sum(lengths))
-    return [torch.randint(3, 97, (length,), generator=generator) for length in lengths]
+    return [torch.randint(3, 97, (length,), generator=generator).tolist() for length in lengths]
 
 
-def continuations(
-    model: LanguageModel, prompts: Sequence[Tensor], sampling: Sampling, **options: Any
-) -> Tensor:
+def steps_of(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    eos_id: int = NEVER,
+    pad_id: int = 0,
+    **options: Any,
+) -> list[Step]:
+    engine = Engine(inference_model(model, **options), eos_id, pad_id)
+    return list(engine.generate(prompts, sampling))
+
+
+def continuations(*args: Any, **options: Any) -> Tensor:
     """What follows each prompt, (rows, new)."""
-    eos_id, pad_id = options.pop("eos_id", NEVER), options.pop("pad_id", 0)
-    return torch.stack(list(generate(model, prompts, sampling, eos_id, pad_id, **options)), dim=1)
+    return torch.tensor([step.token_ids for step in steps_of(*args, **options)]).T
 
 
-def plain_greedy(model: LanguageModel, prompt: Tensor, count: int) -> list[int]:
+def plain_greedy(model: LanguageModel, prompt: Sequence[int], count: int) -> list[int]:
     """Greedy continuation by whole forward passes, with the window as the module describes it."""
-    ids, limit = prompt.tolist(), model.max_positions
+    ids, limit = list(prompt), model.max_positions
     half = max(1, limit // 2)
     seen = len(ids) if len(ids) <= limit else half
     for _ in range(count):
@@ -115,12 +132,14 @@ def test_padded_prompts_are_continued_like_bare_ones(model: LanguageModel, side:
     padded, mask = torch.full((3, 20), 2), torch.zeros(3, 20, dtype=torch.long)
     for row, prompt in enumerate(prompts):
         part = slice(20 - len(prompt), 20) if side == "left" else slice(0, len(prompt))
-        padded[row, part], mask[row, part] = prompt, 1
+        padded[row, part], mask[row, part] = torch.tensor(prompt), 1
     options: dict[str, Any] = {"max_length": 20, "temperature": 1.0, "seed": 3}
     together = model.generate(padded, attention_mask=mask, **options)
     assert together[:, :20].equal(padded)
     for row, prompt in enumerate(prompts):
-        alone = model.generate(prompt[None], **{**options, "seed": 3 + row})[0, len(prompt) :]
+        alone = model.generate(torch.tensor([prompt]), **{**options, "seed": 3 + row})[
+            0, len(prompt) :
+        ]
         behind = together[row, 20:]
         assert behind[: len(alone)].equal(alone)
         assert (behind[len(alone) :] == 2).all()
@@ -143,7 +162,7 @@ def test_a_seed_repeats_itself_and_no_seed_does_not(model: LanguageModel) -> Non
 def test_a_row_ends_at_eos_and_is_padded_after_it(model: LanguageModel) -> None:
     prompts = prompts_of(3, 6)
     free = continuations(model, prompts, GREEDY)
-    eos_id = free[0, 4].item()
+    eos_id = int(free[0, 4])
     ends = [row.tolist().index(eos_id) if eos_id in row else 40 for row in free]
     assert ends[0] < ends[1]
     found = continuations(model, prompts, GREEDY, eos_id=eos_id, pad_id=96)
@@ -156,24 +175,24 @@ def test_a_row_ends_at_eos_and_is_padded_after_it(model: LanguageModel) -> None:
 def test_generation_stops_when_every_row_has_ended(model: LanguageModel) -> None:
     (prompt,) = prompts_of(3)
     free = continuations(model, [prompt], GREEDY)[0]
-    found = continuations(model, [prompt] * 3, GREEDY, eos_id=free[0].item())
+    found = continuations(model, [prompt] * 3, GREEDY, eos_id=int(free[0]))
     assert found.tolist() == [[free[0].item()]] * 3
 
 
 def test_tokens_come_one_by_one(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    decode = LanguageModel.decode
+    decode = InferenceModel.decode
 
-    def counting(self: LanguageModel, input_ids: Tensor, *rest: Any) -> Tensor:
+    def counting(self: InferenceModel, input_ids: Tensor, *rest: Any) -> Tensor:
         reads.append(input_ids.size(1))
         return decode(self, input_ids, *rest)
 
-    monkeypatch.setattr(LanguageModel, "decode", counting)
-    steps = generate(model, prompts_of(5), GREEDY, NEVER, 0)
+    monkeypatch.setattr(InferenceModel, "decode", counting)
+    steps = Engine(inference_model(model), NEVER, 0).generate(prompts_of(5), GREEDY)
     assert reads == []
     taken = list(itertools.islice(steps, 3))
     assert reads == [5, 1, 1]
-    assert [token_ids.shape for token_ids in taken] == [(1,)] * 3
+    assert [len(step.token_ids) for step in taken] == [1] * 3
     assert len(list(steps)) == 37
     assert sum(reads) < 5 + 40 + 4 * 8  # the window slides every 8 tokens, and rereads 8
 
@@ -199,7 +218,7 @@ def test_the_cache_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     without = tiny_model(tiny_config(model={"use_cache": False}))
     prompt_ids = random_ids(without, 2, 5)
     expected = with_cache.generate(prompt_ids, 30, 0.0)
-    monkeypatch.delattr(LanguageModel, "decode")
+    monkeypatch.delattr(InferenceModel, "decode")
     assert without.generate(prompt_ids, 30, 0.0).equal(expected)
 
 
@@ -215,7 +234,7 @@ def test_every_prompt_needs_a_token(model: LanguageModel) -> None:
     with pytest.raises(UsageError, match="a prompt has no tokens"):
         model.generate(ids, attention_mask=mask)
     with pytest.raises(UsageError, match="a prompt has no tokens"):
-        list(generate(model, [], GREEDY, NEVER, 0))
+        steps_of(model, [], GREEDY)
 
 
 @pytest.mark.parametrize(
@@ -242,95 +261,67 @@ def test_values_without_meaning_are_refused(
         Sampling.from_config(GenerationConfig(), **given)
 
 
-def awkward_logits() -> Tensor:
-    """Random rows, rows with many ties, and rows that are nearly certain or nearly flat."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(64, 50, generator=generator) * 3
-    rows[16:32] = rows[16:32].round()  # ties
-    rows[32:40] = 0.0
-    rows[40:48, 7] = 60.0
-    rows[48:56] *= 1e-3
-    return rows
+@torch.no_grad()
+def test_log_probabilities_are_the_models_own(model: LanguageModel) -> None:
+    (prompt,) = prompts_of(3)
+    sampling = Sampling(max_length=12, temperature=2.0, top_k=20, top_p=0.9, seed=1)
+    steps = steps_of(model, [prompt], sampling)
+    ids = torch.tensor([[*prompt, *(step.token_ids[0] for step in steps)]])
+    every = model(ids)["logits"].log_softmax(-1)[0, 2:-1]
+    expected = every.gather(-1, ids[0, 3:, None])[:, 0]
+    found = torch.tensor([step.log_probabilities[0] for step in steps])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.8, 1.0, 7.0])
-@pytest.mark.parametrize("top_k", [0, 1, 5, 49, 50, 1000])
-@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.95, 1.0])
-def test_the_filter_is_hugging_faces(temperature: float, top_k: int, top_p: float) -> None:
-    logits = expected = awkward_logits()
-    no_ids = torch.zeros(64, 0, dtype=torch.long)
-    expected = TemperatureLogitsWarper(temperature)(no_ids, expected)
-    if top_k:
-        expected = TopKLogitsWarper(top_k)(no_ids, expected)
-    if top_p < 1:
-        expected = TopPLogitsWarper(top_p)(no_ids, expected)
-    found = filter_logits(logits, temperature, top_k, top_p)
-    assert found.equal(expected)
-    assert found.isfinite().any(dim=-1).all()
-    assert logits.equal(awkward_logits())  # its argument is left alone
+def test_a_step_names_the_rows_whose_window_was_full(model: LanguageModel) -> None:
+    steps = steps_of(model, prompts_of(3, 16), GREEDY)
+    restarted = {number: step.restarted for number, step in enumerate(steps) if step.restarted}
+    # 16 positions: a row that sees 16 goes on from its last 8, so again after 9 more tokens.
+    assert restarted == {1: [1], 10: [1], 14: [0], 19: [1], 23: [0], 28: [1], 32: [0], 37: [1]}
 
 
-@pytest.mark.parametrize(
-    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.5, 0, 1.0), (1.3, 4, 1.0), (1.0, 0, 0.7)]
-)
-def test_tokens_are_drawn_as_often_as_their_probability_says(
-    temperature: float, top_k: int, top_p: float
-) -> None:
-    logits = torch.tensor([[1.0, 0.0, 2.0, -1.0, 0.5, 1.5, -0.5]])
-    sampling = Sampling(1, temperature, top_k, top_p)
-    expected = filter_logits(logits, temperature, top_k, top_p).softmax(-1)[0] * 4000
-    assert expected.sum().item() == pytest.approx(4000, rel=1e-4)
-    one_each = [torch.Generator().manual_seed(seed) for seed in range(4000)]
-    over_rows = choose(logits.expand(4000, -1), sampling, one_each)
-    one = [torch.Generator().manual_seed(1)]
-    over_time = torch.cat([choose(logits, sampling, one) for _ in range(4000)])
-    for drawn in (over_rows, over_time):
-        counts = drawn.bincount(minlength=7).float()
-        assert (counts[expected == 0] == 0).all()
-        possible = expected > 0
-        surprise = ((counts - expected)[possible] ** 2 / expected[possible]).sum()
-        assert surprise < CHI_SQUARE_6
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-39, 1e-6])
-def test_hardly_any_temperature_takes_the_likeliest(temperature: float) -> None:
-    logits = awkward_logits()[:16] * 10
-    generators = [torch.Generator().manual_seed(seed) for seed in range(16)]
-    drawn = choose(logits, Sampling(1, temperature, 0, 1.0), generators)
-    assert drawn.equal(logits.argmax(-1))
-
-
-def test_great_temperature_draws_evenly() -> None:
-    generators = [torch.Generator().manual_seed(seed) for seed in range(7000)]
-    logits = torch.tensor([[9.0, -9.0, 0.0, 1.0, 2.0, 3.0, 4.0]]).expand(7000, -1)
-    counts = choose(logits, Sampling(1, 1e300, 0, 1.0), generators).bincount(minlength=7)
-    assert ((counts - 1000) ** 2 / 1000).sum() < CHI_SQUARE_6
-
-
-def test_half_precision_logits_are_drawn_from_in_single_precision() -> None:
-    logits = awkward_logits().bfloat16()
-    rows = [[torch.Generator().manual_seed(seed) for seed in range(64)] for _ in range(2)]
-    sampling = Sampling(1, 1.0, 20, 0.9)
-    assert choose(logits, sampling, rows[0]).equal(choose(logits.float(), sampling, rows[1]))
+def test_an_engine_serves_one_text_after_another_and_two_at_once(model: LanguageModel) -> None:
+    engine = Engine(inference_model(model), NEVER, 0)
+    prompts = prompts_of(4, 11)
+    expected = [continuations(model, [prompt], RANDOM)[0].tolist() for prompt in prompts]
+    broken_off = engine.generate(prompts, RANDOM)
+    next(broken_off)
+    both = [engine.generate([prompt], RANDOM) for prompt in prompts]
+    taken = list(zip(*both, strict=True))
+    assert [[step.token_ids[0] for step in steps] for steps in zip(*taken, strict=True)] == expected
+    again = engine.generate(prompts[:1], RANDOM)
+    assert [step.token_ids[0] for step in again] == expected[0]
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("sampling", [GREEDY, RANDOM])
-def test_the_gpu_with_cache_says_what_it_says_without(sampling: Sampling) -> None:
-    model = tiny_model().cuda()
-    prompts = [prompt.cuda() for prompt in prompts_of(1, 16, 5, 40)]
-    cached = continuations(model, prompts, sampling)
-    assert cached.equal(continuations(model, prompts, sampling, use_cache=False))
+@pytest.mark.parametrize("heads", [2, 4])  # of 16 features, which our kernels take, and of 8
+def test_the_gpu_with_cache_says_what_it_says_without(sampling: Sampling, heads: int) -> None:
+    model = tiny_model(tiny_config(model={"num_heads": heads}))
+    prompts, gpu = prompts_of(1, 16, 5, 40), torch.device("cuda")
+    cached = continuations(model, prompts, sampling, device=gpu)
+    assert cached.equal(continuations(model, prompts, sampling, device=gpu, use_cache=False))
     if sampling is GREEDY:
-        assert cached.cpu().equal(continuations(model.cpu(), prompts, sampling))
+        assert cached.equal(continuations(model, prompts, sampling))
 
 
 @pytest.mark.cuda
-def test_the_cache_has_autocasts_type() -> None:
-    model = tiny_model().cuda()
-    assert model.new_cache(1, 4).keys.dtype == torch.float32
+def test_a_captured_engine_serves_many_texts() -> None:
+    model, gpu = tiny_model(tiny_config(model={"num_heads": 2})), torch.device("cuda")
+    engine = Engine(inference_model(model, gpu), NEVER, 0)
+    engine.warm_up()
+    prompts = prompts_of(4, 11, 30)
+    for chosen in (prompts[:1], prompts, prompts[1:2], prompts):
+        broken_off = engine.generate(chosen, RANDOM)
+        next(broken_off)
+        found = [step.token_ids for step in engine.generate(chosen, GREEDY)]
+        assert torch.tensor(found).T.equal(continuations(model, chosen, GREEDY))
+
+
+@pytest.mark.cuda
+def test_generating_in_bf16_while_training_in_fp32() -> None:
+    model = tiny_model().cuda().train()
     with torch.autocast("cuda", dtype=torch.bfloat16):
-        assert model.new_cache(1, 4).keys.dtype == torch.bfloat16
         out = model.generate(random_ids(model, 2, 9).cuda(), max_length=30, temperature=0.0)
     assert out.shape == (2, 39)
-    assert model.bfloat16().new_cache(1, 4).keys.dtype == torch.bfloat16
+    assert model.training

@@ -1,15 +1,13 @@
 """Inference.py: its two workflows on a real terminal, and every flag without one."""
 
 import io
+import itertools
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,29 +17,33 @@ import pytest
 import torch
 
 import Inference
-from model import LanguageModel, load_for_inference
+from model import LanguageModel
 from tests.conftest import REPOSITORY
+from tests.terminals import COLOUR, Terminal, shown_lines
 from tests.workspaces import Workspace, describe
 from tokenizer import CodeLlamaTokenizer
-from utils.chat import checkpoint_menu, menus
-from utils.chat.completion import TextStream, complete
-from utils.chat.menus import Quit, parse_number, parse_numbers, with_parameter
-from utils.chat.report import emit_text
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, summarise_checkpoint
+from utils.chat import checkpoint_menu, menus, selection
+from utils.chat.answers import emit_text
+from utils.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    summarise_checkpoint,
+)
 from utils.device import choose_device, free_memory_bytes
 from utils.errors import (
     CheckpointError,
     DeviceError,
     PipelineError,
-    TokenizerError,
     UsageError,
 )
-from utils.generation import KeyValueCache, Sampling
+from utils.generation import Engine, Step
 from utils.runs import BEST, LATEST, step_name
 from utils.terminal import printable
 
 OLD_RUN, NEW_RUN = "run_2025_01_01_10_00", "run_2025_02_02_10_00_new"
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+COLUMNS = 100
 GREEDY = ("--temperature", "0", "--max-length", "12")
 
 
@@ -88,71 +90,29 @@ def infer(trained: Workspace, capsys: pytest.CaptureFixture[str]) -> Callable[..
     return run
 
 
-def reference_text(workspace: Workspace, path: Path, prompt: str, tokens: int) -> str:
-    """A greedy continuation with its prompt, through model.generate and whole-text decoding."""
-    model, _ = load_for_inference(path, workspace.config, torch.device("cpu"))
+def reference(
+    workspace: Workspace, path: Path, prompt: str, tokens: int
+) -> tuple[str, list[float]]:
+    """A greedy continuation with its prompt, and its tokens' log-probabilities.
+
+    By the model that trains, which reads everything again for each token.
+    """
+    model = LanguageModel(workspace.config).eval()
+    load_weights(model, load_checkpoint(path, workspace.config).model, str(path))
     tokenizer = CodeLlamaTokenizer.load(workspace.config.paths.tokenizer_dir, workspace.config)
-    prompt_ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(prompt)]])
-    ids = model.generate(prompt_ids, max_length=tokens, temperature=0.0)
-    return tokenizer.decode(ids[0].tolist())
+    ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+    seen, found = len(ids), []
+    with torch.inference_mode():
+        for _ in range(tokens):
+            likely = model(torch.tensor([ids[-seen:]]))["logits"][0, -1].log_softmax(dim=-1)
+            ids.append(int(likely.argmax()))
+            found.append(float(likely.max()))
+            seen = model.max_positions // 2 if seen == model.max_positions else seen + 1
+    return tokenizer.decode(ids), found
 
 
-class Terminal:
-    """A program on a terminal of its own: the shell opens it, so that Ctrl-C is the real one."""
-
-    def __init__(self, workspace: Workspace, *arguments: str, **environment: str) -> None:
-        self.master, slave = pty.openpty()
-        command = [sys.executable, "Inference.py", "--config", str(workspace.config_path)]
-        name = os.ttyname(slave)
-        kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
-        self.process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" <{name} >{name} 2>&1', "sh", *command, *arguments],
-            cwd=REPOSITORY,
-            env={**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment},
-            start_new_session=True,
-        )
-        self.slave = slave  # kept open: a terminal nobody holds loses what is unread
-        self.screen = ""
-        self.seen = 0
-
-    def expect(self, words: str, seconds: float = 60) -> str:
-        """Wait until `words` appear after what was expected before; returns what came up to it."""
-        deadline = time.monotonic() + seconds
-        while (found := self.screen.find(words, self.seen)) < 0:
-            self._read(words, deadline)
-        part = self.screen[self.seen : found + len(words)]
-        self.seen = found + len(words)
-        return part
-
-    def expect_more(self, characters: int) -> None:
-        """Wait for any text of some length."""
-        deadline = time.monotonic() + 60
-        while len(self.screen) < self.seen + characters:
-            self._read(f"more than {self.screen[self.seen :]}", deadline)
-
-    def _read(self, awaited: str, deadline: float) -> None:
-        ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
-        if not ready:
-            raise TimeoutError(f"{awaited!r} did not come; the screen:\n{self.screen}")
-        self.screen += os.read(self.master, 65536).decode("utf-8", "replace")
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def answer(self, question: str, text: str) -> str:
-        """Wait for a question and type a line; returns what stood before the question."""
-        shown = self.expect(question)
-        self.type(text + "\n")
-        return shown
-
-    def exit_code(self) -> int:
-        return self.process.wait(timeout=30)
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self.slave)
-        os.close(self.master)
+def reference_text(workspace: Workspace, path: Path, prompt: str, tokens: int) -> str:
+    return reference(workspace, path, prompt, tokens)[0]
 
 
 @pytest.fixture
@@ -160,7 +120,8 @@ def on_terminal(trained: Workspace) -> Iterator[Callable[..., Terminal]]:
     opened: list[Terminal] = []
 
     def start(*arguments: str, **environment: str) -> Terminal:
-        opened.append(Terminal(trained, *arguments, **environment))
+        command = ("Inference.py", "--config", str(trained.config_path), *arguments)
+        opened.append(Terminal(*command, columns=COLUMNS, **environment))
         return opened[-1]
 
     yield start
@@ -177,7 +138,9 @@ def test_single_model_workflow(on_terminal: Callable[..., Terminal], trained: Wo
     assert re.search(rf"\x1b\[1;36m  1  {NEW_RUN} .*most recent", runs)
     assert "'newest' is not a number" in terminal.answer("Training run [1]: ", "")
     listed = terminal.answer("Checkpoint [2]: ", "4")
-    assert re.search(r"\x1b\[34m  1  checkpoint_latest.pt +200 +3\.0000 .*latest\x1b", listed)
+    assert re.search(
+        r"\x1b\[34m  1  checkpoint_latest.pt +200 +3\.0000 .* 1\d\.\d k  latest\x1b", listed
+    )
     assert re.search(r"\x1b\[32m  2  checkpoint_best.pt +150 +3\.5000 .*best\x1b", listed)
     assert re.search(r"\x1b\[31m  4  checkpoint_step_50.pt +50 +- .*broken\x1b", listed)
     assert "checkpoint_step_50.pt is damaged: it is cut off" in listed
@@ -197,7 +160,10 @@ def test_single_model_workflow(on_terminal: Callable[..., Terminal], trained: Wo
     path = trained.config.paths.checkpoint_dir / NEW_RUN / BEST
     text = printable(reference_text(trained, path, "Zürich 漢字 🧑", 12))
     assert text in COLOUR.sub("", answered).replace("\r\n", "\n")
-    assert re.search(r"12 tokens in \d+\.\d\d s", answered)
+    statistics = answered + terminal.expect("seed ")
+    assert re.search(r"12 tokens in \d+\.\d\d s, [\d.,]+ tokens/s, first token after ", statistics)
+    assert re.search(r"mean log-probability -\d+\.\d{3} \(perplexity [\d.]+\)", statistics)
+    assert "reached the maximum length; seed" in statistics
     terminal.answer("\n> ", "on and on")
     assert "as last time: 12 tokens, temperature 0, top-k 50" in terminal.expect("[3]: ")
     terminal.type("2\n")
@@ -213,8 +179,10 @@ def test_single_model_workflow(on_terminal: Callable[..., Terminal], trained: Wo
     assert terminal.exit_code() == 0
 
 
-def test_comparison_workflow(on_terminal: Callable[..., Terminal]) -> None:
-    terminal = on_terminal("--num-samples", "1", NO_COLOR="1")
+def test_comparison_workflow(
+    on_terminal: Callable[..., Terminal], infer: Callable[..., tuple[str, str]]
+) -> None:
+    terminal = on_terminal(NO_COLOR="1")
     terminal.answer("Mode [1]: ", "2")
     terminal.answer("Training run [1]: ", "1")
     question = "Checkpoints, such as 1,2, or 'all': "
@@ -223,15 +191,25 @@ def test_comparison_workflow(on_terminal: Callable[..., Terminal]) -> None:
     assert "checkpoint_step_50.pt cannot be used" in terminal.answer(question, "all")
     loading = terminal.expect("Loading checkpoint_step_100.pt")
     assert "checkpoint_step_50.pt is left out: is damaged" in loading
-    assert re.search(r"3 models, [\d,]+ parameters: about [\d.]+ kB of main memory", loading)
+    assert re.search(r"3 models, [\d.]+ k parameters: about [\d.]+ [kM]B of main memory", loading)
     for prompt in ("The river", " water"):
         terminal.answer("\n> ", prompt)
         terminal.answer("Parameters [1]: ", "")
-        answered = terminal.expect("highest speed")
-        for number, name in enumerate((LATEST, BEST, step_name(100)), start=1):
-            assert f"[{number}/3] {name}\r\n{prompt}" in answered
-        assert len(set(re.findall(r"seed (\d+)", answered))) == 1
-        assert re.search(r"model +tokens +seconds +tokens/s", answered)
+        answered = terminal.expect("best log-prob ")
+        lines = shown_lines(answered.replace("\r\n", "\n"), COLUMNS)
+        header = next(n for n, line in enumerate(lines) if line.startswith(LATEST))
+        assert re.split(r" +\| ", lines[header]) == [LATEST, BEST, step_name(100)]
+        seed = re.search(r"Comparison, seed (\d+)", answered)
+        assert seed is not None
+        is_row = re.compile(r".* \|").match
+        rows = itertools.takewhile(is_row, lines[header + 1 :])
+        cells = [re.split(r" \|(?: |$)", row) for row in rows]
+        for number, name in enumerate(("latest", "best", "100")):
+            flags = ("--run", NEW_RUN, "--checkpoint", name, "--seed", seed[1], "--prompt", prompt)
+            text = infer(*flags)[0].removeprefix(prompt)
+            shown = "".join(row[number] for row in cells)
+            assert "".join(shown.split()) == "".join(printable(text).split())
+        assert re.search(r"model +tokens +tokens/s +log-prob +seconds", answered)
         assert "fastest" in answered
         assert "most tokens" in answered
         assert "Loading" not in answered
@@ -247,6 +225,47 @@ def test_comparison_workflow(on_terminal: Callable[..., Terminal]) -> None:
             break
     assert terminal.exit_code() == 130
     assert not COLOUR.search(terminal.screen)
+
+
+def test_ctrl_c_stops_a_comparison_and_a_narrower_terminal_goes_on(
+    on_terminal: Callable[..., Terminal],
+) -> None:
+    flags = ("--run", NEW_RUN, "--checkpoint", "latest", "--checkpoint", "best")
+    terminal = on_terminal(*flags, "--max-length", "1000000", "--temperature", "5")
+    terminal.answer("\n> ", "on and on")
+    terminal.expect(" | ")
+    terminal.expect_more(500)
+    terminal.resize(60)
+    terminal.expect_more(2000)
+    terminal.type("\x03")
+    answered = terminal.expect("best log-prob")
+    assert "fastest" not in answered, "nobody knows"
+    assert "went on from its last half" in answered
+    table = COLOUR.sub("", answered[answered.index("Comparison, seed") :]).splitlines()
+    assert all(len(line) < 60 for line in table)
+    terminal.answer("\n> ", "q")
+    assert terminal.exit_code() == 0
+
+
+def test_one_after_another_where_the_cursor_cannot_move(
+    on_terminal: Callable[..., Terminal],
+) -> None:
+    flags = ("--run", NEW_RUN, "--checkpoint", "latest", "--checkpoint", "best", *GREEDY)
+    terminal = on_terminal(*flags, "--prompt", "The river", TERM="dumb")
+    answered = terminal.expect("best log-prob")
+    assert re.search(rf"\[1/2\] {LATEST}\r\nThe river", answered)
+    assert re.search(rf"\[2/2\] {BEST}\r\nThe river", answered)
+    assert "\x1b" not in answered
+
+
+def test_samples_side_by_side(on_terminal: Callable[..., Terminal]) -> None:
+    flags = ("--run", NEW_RUN, "--checkpoint", "latest", "--checkpoint", "best", *GREEDY)
+    terminal = on_terminal(*flags, "--prompt", "The river", "--num-samples", "2", NO_COLOR="1")
+    answered = terminal.expect("best log-prob")
+    first, second = answered[: answered.index("Comparison")].split("sample 2, seed")
+    shown = [re.findall(r"\r([^\r]+ \| [^\r]*)\x1b\[K", part) for part in (first, second)]
+    assert len(shown[0]) > 1
+    assert shown[0] == shown[1], "greedy samples are alike"
 
 
 def test_piped(trained: Workspace) -> None:
@@ -309,7 +328,7 @@ def test_samples_as_text(infer: Callable[..., tuple[str, str]]) -> None:
     assert first == second == third, "greedy samples are alike"
     assert first.startswith("The")
     assert "sample 3, seed" in err
-    assert re.search(r"12 tokens in .*; 0 of 3 ended with </s>", err)
+    assert re.search(r"12 tokens in .*\n.*; 0 of 3 ended with </s>", err)
 
 
 def test_comparison_without_a_terminal(infer: Callable[..., tuple[str, str]]) -> None:
@@ -362,6 +381,58 @@ def test_long_and_empty_prompts(infer: Callable[..., tuple[str, str]], trained: 
     assert out == reference_text(trained, path, "", 12) + "\n"
 
 
+def test_edges_of_the_parameters(infer: Callable[..., tuple[str, str]], trained: Workspace) -> None:
+    run = ("--run", OLD_RUN, "--prompt", "The river")
+    path = trained.config.paths.checkpoint_dir / OLD_RUN / LATEST
+    greedy = reference_text(trained, path, "The river", 12) + "\n"
+    for others in (("--top-k", "3", "--seed", "1"), ("--top-p", "0.1", "--seed", "2")):
+        assert infer(*run, *GREEDY, *others)[0] == greedy, "temperature 0 leaves them no say"
+    wild = ("--temperature", "9", "--seed", "4", "--max-length", "30")
+    every = str(trained.config.model.vocab_size)
+    off, _ = infer(*run, *wild, "--top-k", "0", "--top-p", "1")
+    assert off == infer(*run, *wild, "--top-k", every, "--top-p", "1")[0]
+    assert off != infer(*run, *wild, "--top-k", "2", "--top-p", "1")[0]
+    out, err = infer(*run, "--max-length", "0")
+    assert out == "The river\n"
+    assert "0 tokens in 0.00 s" in err
+    nothing = json.loads(infer(*run, "--max-length", "0", "--json")[0])
+    assert (nothing["text"], nothing["tokens"], nothing["finish"]) == ("", 0, "length")
+    assert nothing["mean_log_probability"] is nothing["time_to_first_token_seconds"] is None
+
+
+def test_a_full_window_is_said_once(
+    infer: Callable[..., tuple[str, str]], trained: Workspace
+) -> None:
+    flags = ("--run", OLD_RUN, "--prompt", "The", "--temperature", "0", "--max-length")
+    limit = trained.config.model.max_position_embeddings
+    said = f"the window of {limit} tokens was full"
+    assert said not in infer(*flags, "12")[1]
+    out, err = infer(*flags, str(3 * limit))
+    assert err.count(said) == 1
+    path = trained.config.paths.checkpoint_dir / OLD_RUN / LATEST
+    assert out == reference_text(trained, path, "The", 3 * limit) + "\n"
+
+
+def test_likelihood_is_that_of_the_model(
+    infer: Callable[..., tuple[str, str]], trained: Workspace
+) -> None:
+    """Though at temperature 0 and top-k 1 nothing else could have been said."""
+    flags = ("--run", OLD_RUN, "--prompt", "The", "--top-k", "1", "--json", *GREEDY)
+    found = json.loads(infer(*flags)[0])["mean_log_probability"]
+    path = trained.config.paths.checkpoint_dir / OLD_RUN / LATEST
+    _, expected = reference(trained, path, "The", 12)
+    assert found == pytest.approx(sum(expected) / len(expected), abs=1e-4)
+    assert found < -1e-3, "it was not certain"
+
+
+def test_quantized(infer: Callable[..., tuple[str, str]]) -> None:
+    flags = ("--run", NEW_RUN, "--checkpoint", "latest", "--checkpoint", "best", *GREEDY)
+    out, err = infer(*flags, "--prompt", "The river", "--quantize", "int8", "--json")
+    assert [json.loads(line)["quantize"] for line in out.splitlines()] == ["int8", "int8"]
+    assert "parameters in int8" in err
+    assert re.search(r"checkpoint_best.pt int8 +12", err)
+
+
 def test_prompt_files(infer: Callable[..., tuple[str, str]], tmp_path: Path) -> None:
     file = tmp_path / "prompt.txt"
     file.write_bytes("two\nlines Ä\r\n".encode())
@@ -394,10 +465,11 @@ def test_prompt_files(infer: Callable[..., tuple[str, str]], tmp_path: Path) -> 
         (("--seed", "-1"), UsageError, "--seed must be 0 to 4294967295, not -1"),
         (("--device", "gpu"), UsageError, "--device gpu: no such device.*Give cpu"),
         (
-            ("--run", OLD_RUN, "--prompt", "\udc80"),
-            TokenizerError,
-            "lone surrogate",
+            ("--run", OLD_RUN, "--prompt", "ab\udc80"),
+            UsageError,
+            r"--prompt: the prompt is not Unicode text: character 3 is a lone surrogate, U\+DC80",
         ),
+        (("--run", OLD_RUN, "--prompt-file", "no.txt"), FileNotFoundError, "no.txt"),
         (
             ("--run", OLD_RUN, "--prompt", "A", "--max-length", str(10**15)),
             DeviceError,
@@ -409,7 +481,7 @@ def test_what_is_refused(
     infer: Callable[..., tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
     flags: tuple[str, ...],
-    error: type[PipelineError],
+    error: type[PipelineError | OSError],
     words: str,
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
@@ -436,18 +508,6 @@ def test_a_foreign_tokenizer_is_refused(
     assert f"another tokenizer (SHA-256 {'f' * 16}) than" in caught.value.what
     assert f"({ours[:16]})" in caught.value.what
     assert "paths.tokenizer_dir" in caught.value.hint
-
-
-def test_memory_is_named_before_loading(
-    infer: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = ("--run", OLD_RUN, "--prompt", "A", *GREEDY)
-    assert re.search(r"1 model, 1\d,\d+ parameters: about .* kB of main memory, ", infer(*flags)[1])
-    monkeypatch.setattr(checkpoint_menu, "free_memory_bytes", lambda device: 1000)
-    _, err = infer(*flags)
-    assert re.search(r"warning: 1 model, .* kB of main memory needed, but only 1.0 kB free", err)
-    monkeypatch.setattr(checkpoint_menu, "free_memory_bytes", lambda device: None)
-    assert re.search(r"kB of main memory\n", infer(*flags)[1])
 
 
 @pytest.mark.cuda
@@ -482,7 +542,8 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             return answer
 
         monkeypatch.setattr(menus, "ask", ask)
-        monkeypatch.setattr(Inference, "is_interactive", lambda: True)
+        for module in (Inference, selection):
+            monkeypatch.setattr(module, "is_interactive", lambda: True)
         return asked
 
     return answers
@@ -496,14 +557,18 @@ def test_a_file_that_does_not_load_is_not_the_end(
 ) -> None:
     good = (trained.config.paths.checkpoint_dir / OLD_RUN / LATEST).read_bytes()
     flipped = bytearray(good)
-    flipped[len(flipped) // 2] ^= 1  # in the weights, which a list does not read
+    weights = load_checkpoint(
+        trained.config.paths.checkpoint_dir / OLD_RUN / LATEST, trained.config
+    )
+    embedding = weights.model["token_embedding.weight"].numpy().tobytes()
+    flipped[good.index(embedding) + 7000] ^= 1  # which a list does not read
     (tmp_path / BEST).write_bytes(flipped)
     assert summarise_checkpoint(tmp_path / BEST, trained.config).step == 10
     (tmp_path / LATEST).write_bytes(good)
     run = ("--run", str(tmp_path), "--num-samples", "2")
     typed("1", "", "1", "1", "The", "1")
     out, err = infer(*run)
-    assert "its bytes do not match its checksum" in err
+    assert "checkpoint_best.pt: is damaged" in err
     assert re.search(r"2  checkpoint_best.pt .*broken", err)
     assert out.count("The") >= 2
     assert err.count("Inference mode") == 2
@@ -534,7 +599,7 @@ def test_a_file_that_vanishes_is_not_the_end(
         (tmp_path / step_name(1)).unlink(missing_ok=True)
         return chosen
 
-    monkeypatch.setattr(Inference, "choose_checkpoints", prune)
+    monkeypatch.setattr("utils.chat.selection.choose_checkpoints", prune)
     typed("1", "2", "1", "The", "1")
     out, err = infer("--run", str(tmp_path))
     assert "checkpoint_step_1.pt: no such checkpoint" in err
@@ -564,15 +629,22 @@ def test_an_error_ends_only_the_answer(
 
 
 def test_ctrl_c_ends_answers_to_given_prompts(
-    infer: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    infer: Callable[..., tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def interrupted(*arguments: Any) -> Iterator[torch.Tensor]:
-        yield torch.tensor([5])
+    def interrupted(*arguments: Any) -> Iterator[Step]:
+        yield Step([5], [-1.0], [])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.chat.completion.generate", interrupted)
+    monkeypatch.setattr(Engine, "warm_up", lambda *arguments: None)
+    monkeypatch.setattr(Engine, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         infer("--run", OLD_RUN, "--prompt", "A", "--prompt", "B")
+    captured = capsys.readouterr()
+    assert captured.out.startswith("A")
+    assert "B" not in captured.out
+    assert re.search("1 tokens in .*\n.*; stopped; seed", captured.err)
 
 
 def test_no_checkpoints(
@@ -583,37 +655,6 @@ def test_no_checkpoints(
         infer("--prompt", "A", workspace=empty)
     with pytest.raises(CheckpointError, match=r"no training run of this name.*\n.*train\.py"):
         infer("--run", "x", workspace=empty)
-
-
-@pytest.mark.parametrize(
-    ("answer", "numbers"), [("2", [2]), ("3, 1,3", [3, 1]), ("ALL", [1, 2, 3]), ("1,2", [1, 2])]
-)
-def test_numbers(answer: str, numbers: list[int]) -> None:
-    assert parse_numbers(answer, 3) == numbers
-
-
-@pytest.mark.parametrize("answer", ["0", "4", "-1", "1.5", "", "1,,2", "²", "1 2"])
-def test_numbers_that_are_none(answer: str) -> None:
-    with pytest.raises(UsageError, match=r"is not a number from 1 to 3|type numbers between"):
-        parse_numbers(answer, 3)
-    with pytest.raises(UsageError, match="is not 1 "):
-        parse_number(answer, 1)
-
-
-def test_parameters_are_checked() -> None:
-    defaults = Sampling(10, 0.8, 50, 0.9)
-    assert with_parameter(defaults, "top_k", "7") == Sampling(10, 0.8, 7, 0.9)
-    assert with_parameter(defaults, "top_k", "") == defaults
-    with pytest.raises(UsageError, match="temperature must be a number, not 'warm'"):
-        with_parameter(defaults, "temperature", "warm")
-    with pytest.raises(UsageError, match=r"top_k must be a whole number, not '1\.5'"):
-        with_parameter(defaults, "top_k", "1.5")
-
-
-def test_end_of_input_is_quit(typed: Callable[..., list[str]]) -> None:
-    typed()
-    with pytest.raises(Quit):
-        menus.ask_choice("Mode", "--checkpoint", 2, 1)
 
 
 class Terminals(io.StringIO):
@@ -630,70 +671,3 @@ def test_text_cannot_command_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(sys, "stdout", stream)
         emit_text("a\x1b[2J\tb\n\x9b漢", end="")
         assert stream.getvalue() == shown
-
-
-@pytest.fixture(scope="module")
-def codec(prepared_workspace: Workspace) -> CodeLlamaTokenizer:
-    config = prepared_workspace.config
-    return CodeLlamaTokenizer.load(config.paths.tokenizer_dir, config)
-
-
-@pytest.mark.parametrize(
-    "text", ["The river", "Zürich 漢字 🧑🏽‍🚀\n\n  x", "\ufffd", "a\ufffdb", ""]
-)
-def test_streamed_text_is_the_text(codec: CodeLlamaTokenizer, text: str) -> None:
-    stream = TextStream(codec, at_start=True)
-    pieces = [stream.push(token_id) for token_id in codec.encode(text)]
-    assert "".join([*pieces, stream.finish()]) == text
-    if "漢" in text:
-        assert "漢" in pieces, "a character comes as soon as it is whole"
-
-
-def test_bad_bytes_do_not_spoil_good_ones(codec: CodeLlamaTokenizer) -> None:
-    good = codec.encode("漢")[-3:]
-    stream = TextStream(codec, at_start=False)
-    text = "".join(stream.push(token_id) for token_id in [*good, good[0], *codec.encode("on")])
-    assert text + stream.finish() == "漢\ufffd on"
-
-
-class Scripted:
-    """A model that says the same ids after every prompt of `prompt_tokens` tokens."""
-
-    max_positions = 100
-    device = torch.device("cpu")
-
-    def __init__(self, ids: list[int], prompt_tokens: int, vocab_size: int) -> None:
-        self.ids = torch.tensor(ids)
-        self.prompt_tokens, self.vocab_size = prompt_tokens, vocab_size
-
-    def hidden_states(self, input_ids: torch.Tensor) -> torch.Tensor:
-        said = torch.arange(input_ids.size(1)) + 1 - self.prompt_tokens
-        return self.ids[said.clamp(0)].expand_as(input_ids)[..., None]  # (rows, tokens, 1)
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.one_hot(hidden[..., 0], self.vocab_size).float()
-
-    def new_cache(self, rows: int, capacity: int) -> KeyValueCache:
-        raise AssertionError("generates without a cache")
-
-    def decode(
-        self, input_ids: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache
-    ) -> torch.Tensor:
-        raise AssertionError("generates without a cache")
-
-
-def test_only_generated_tokens_count(codec: CodeLlamaTokenizer) -> None:
-    said = [*codec.encode("on 漢")[:-1], codec.eos_id, *codec.encode("padding")]
-    model = Scripted(said, prompt_tokens=3, vocab_size=codec.vocab_size)
-    steps: list[str] = []
-    completions = complete(
-        model, codec, [1, 5, 6], Sampling(50, 0.0, 0, 1.0, seed=3), 2, False, steps.append
-    )
-    for number, completion in enumerate(completions):
-        assert completion.tokens == said.index(codec.eos_id) + 1, "with </s>, without padding"
-        assert completion.finish == "end"
-        assert completion.text == " on \ufffd\ufffd", "what was cut off is shown as such"
-        assert completion.seed == 3 + number
-    assert "".join(steps) == completions[0].text
-    short = complete(model, codec, [1, 5, 6], Sampling(1, 0.0, 0, 1.0, 0), 1, False, steps.append)
-    assert (short[0].tokens, short[0].finish) == (1, "length")

@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from model import IGNORED_LABEL, LanguageModel, create_model, logits_and_loss, model_from_checkpoint
+from model import IGNORED_LABEL, LanguageModel, create_model, logits_and_loss
 from tests.conftest import REPOSITORY
 from tests.tiny import tiny_config, tiny_model
-from utils.checkpoint import Checkpoint
 from utils.config_file import load_config
-from utils.errors import CheckpointError, UsageError
+from utils.errors import UsageError
 from utils.optimizer import build_optimizers
 
 # Ours -> Hugging Face's; matrices of the latter's Conv1D are transposed.
@@ -265,23 +264,6 @@ def test_every_parameter_gets_a_gradient() -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
-
-
-@torch.no_grad()
-def test_a_checkpoint_gives_the_same_model_back() -> None:
-    model = tiny_model()
-    input_ids = random_ids(model, 1, 16)
-    checkpoint = Checkpoint(model.config, model.state_dict(), name="tiny.pt")
-    copy = model_from_checkpoint(checkpoint, torch.device("cpu"))
-    assert copy(input_ids)["logits"].equal(model(input_ids)["logits"])
-    assert not copy.training
-    half = model_from_checkpoint(checkpoint, torch.device("cpu"), torch.bfloat16)
-    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
-    other = Checkpoint(tiny_config(model={"num_layers": 1}), model.state_dict(), name="tiny.pt")
-    with pytest.raises(
-        CheckpointError, match=r"tiny\.pt: its weights do not fit the model: decoder"
-    ):
-        model_from_checkpoint(other, torch.device("cpu"))
 
 
 def test_create_model_takes_a_path_a_configuration_or_nothing() -> None:

@@ -14,7 +14,17 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from utils.errors import UsageError
-from utils.terminal import Progress, ask, emit, format_seconds, say, style, use_colour, warn
+from utils.terminal import (
+    Progress,
+    ask,
+    can_redraw,
+    emit,
+    format_seconds,
+    say,
+    style,
+    use_colour,
+    warn,
+)
 
 COLOUR_VARIABLES = ("NO_COLOR", "FORCE_COLOR", "TERM")
 
@@ -59,6 +69,25 @@ def test_where_colour_belongs(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert use_colour(Stream(is_terminal)) is expected
+
+
+@pytest.mark.parametrize(
+    ("term", "is_terminal", "expected"),
+    [("xterm", True, True), ("xterm", False, False), ("dumb", True, False), (None, True, False)],
+)
+def test_where_the_cursor_can_move(
+    monkeypatch: pytest.MonkeyPatch, term: str | None, is_terminal: bool, expected: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")  # which is about colour alone
+    if term is not None:
+        monkeypatch.setenv("TERM", term)
+    assert can_redraw(Stream(is_terminal)) is expected
+
+
+def test_a_character_that_the_output_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    with pytest.raises(UsageError, match=r"(?s)ascii, which has no '\\u6f22'.*utf-8"):
+        emit("plain, then 漢")
 
 
 def test_style_codes() -> None:

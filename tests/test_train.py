@@ -22,13 +22,13 @@ from tensorboard.backend.event_processing import event_accumulator  # type: igno
 import train
 import utils.checkpoint as checkpoint_module
 from dataloader import create_simple_train_val_dataloaders
-from model import model_from_checkpoint
+from model import create_model
 from tests.conftest import REPOSITORY
 from tests.small_text import write_cleaned
 from tests.states import assert_same, run_of, state_of
 from tests.test_logging_utils import order_event_files
 from tests.workspaces import Workspace, WorkspaceMaker
-from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint, load_weights, save_checkpoint
 from utils.config_file import load_config
 from utils.errors import (
     BusyError,
@@ -356,7 +356,8 @@ def test_the_logged_validation_loss_is_that_of_the_saved_model(
     workspace = make_workspace(max_validation_batches=None, batch_size=7, max_steps=2)
     train_in(workspace)
     checkpoint = load_checkpoint(run_of(workspace) / LATEST, workspace.config)
-    model = model_from_checkpoint(checkpoint, torch.device("cpu"))
+    model = create_model(checkpoint.config).eval()
+    load_weights(model, checkpoint.model, checkpoint.name)
     _, val_loader, info = create_simple_train_val_dataloaders(
         batch_size=1, config=workspace.config, device="cpu", verbose=False
     )

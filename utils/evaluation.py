@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,15 @@ class Evaluation:
 
     loss: float
     bits_per_byte: float
+
+    @classmethod
+    def of(cls, nats: float, predictions: int, text_bytes: int) -> Self:
+        """From the sum of -ln p of so many predicted tokens, which stand for so many bytes.
+
+        Tokens that stand for no text have NaN bits a byte.
+        """
+        bits = nats / math.log(2)
+        return cls(nats / predictions, bits / text_bytes if text_bytes else math.nan)
 
     @property
     def perplexity(self) -> float:
@@ -69,9 +79,7 @@ def evaluate(
     if is_stopped or should_stop():
         return None
     assert predictions, "nothing to predict"
-    nats_of_all, bytes_of_all = nats.item(), text_bytes.item()
-    bits = nats_of_all / math.log(2)
-    return Evaluation(nats_of_all / predictions, bits / bytes_of_all if bytes_of_all else math.nan)
+    return Evaluation.of(nats.item(), predictions, int(text_bytes.item()))
 
 
 def continuations(

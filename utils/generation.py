@@ -1,199 +1,147 @@
-"""Text generation on token ids: the one engine behind model.generate, Inference.py and sampling.
+"""Text generation on token ids: the one engine behind model.generate, Inference.py and the server.
 
 A prompt is read in one pass (prefill), then tokens follow one by one, each attending to a static
-key/value cache. When a row has filled all positions of the model, the last half of its tokens is
-read again and generation goes on from there. Strings and tokenizers never appear here.
+key/value cache; on a GPU that step is a CUDA graph. When a row has filled all positions of the
+model, the last half of its tokens is read again and generation goes on from there; a prompt longer
+than the window begins so. Strings and tokenizers never appear here.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from utils.config import GenerationConfig
 from utils.errors import UsageError
+from utils.inference_model import InferenceModel, KeyValueCache
+from utils.sampling import Sampling, draw, random_keys, seeds_of_rows
 
-GREEDY_BELOW = 1e-5  # a temperature; dividing by less could overflow
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to choose tokens, as config.json's `generation` says; `seed` None draws a fresh one.
-
-    Row i of a batch draws from its own stream, seeded `seed + i`: what a row says does not depend
-    on its neighbours.
-    """
-
-    max_length: int
-    temperature: float
-    top_k: int
-    top_p: float
-    seed: int | None = None
-
-    @classmethod
-    def from_config(cls, config: GenerationConfig, **given: float | int | None) -> "Sampling":
-        """The configured defaults, with the values of `given` that are not None instead."""
-        chosen = {key: value for key, value in given.items() if value is not None}
-        sampling = cls(**{**config.model_dump(), **chosen})
-        sampling.check()
-        return sampling
-
-    def check(self) -> None:
-        """Raise UsageError for a value that has no meaning."""
-        for name, valid, rule in (
-            ("max_length", self.max_length >= 0, "0 or more"),
-            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
-            ("top_k", self.top_k >= 0, "0 (all tokens) or more"),
-            ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
-            ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
-        ):
-            if not valid:
-                raise UsageError(f"{name} must be {rule}, not {getattr(self, name)}")
+WARM_UP_STEPS = 3  # before a capture: kernels compile, libraries take their workspaces
 
 
-@dataclass
-class KeyValueCache:
-    """Keys and values of every layer: two tensors (layers, rows, heads, capacity, head_size)."""
+class Step(NamedTuple):
+    """One token of every row."""
 
-    keys: Tensor
-    values: Tensor
-
-
-class CausalModel(Protocol):
-    """What the engine needs of a model; model.py has it."""
-
-    @property
-    def max_positions(self) -> int: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def new_cache(self, rows: int, capacity: int) -> KeyValueCache: ...
-
-    def decode(self, input_ids: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor: ...
-
-    def hidden_states(self, input_ids: Tensor) -> Tensor: ...
-
-    def logits(self, hidden: Tensor) -> Tensor: ...
+    token_ids: list[int]  # the padding id behind a row's </s>
+    log_probabilities: list[float]  # of each, by the model alone: temperature 1, all tokens
+    restarted: list[int]  # rows whose window was full: this token saw its last half alone
 
 
-def filter_logits(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """Divide (rows, vocabulary) logits by temperature and set what must not be drawn to -inf.
+class Engine:
+    """Continues prompts with one model. What it prepared for a batch size is kept for the next."""
 
-    Temperature first, then top-k, then top-p, in Hugging Face's order and with its borders: ties
-    with the k-th token stay, and the token that crosses p stays.
-    """
-    logits = logits / temperature
-    if 0 < top_k < logits.size(-1):
-        kth = logits.topk(top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    if top_p < 1:
-        ascending, order = logits.sort(dim=-1)
-        too_unlikely = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-        too_unlikely[:, -1] = False
-        logits = logits.masked_fill(
-            torch.zeros_like(too_unlikely).scatter(1, order, too_unlikely), -torch.inf
-        )
-    return logits
+    def __init__(
+        self, model: InferenceModel, eos_id: int, pad_id: int, uses_graphs: bool = True
+    ) -> None:
+        self.model, self.eos_id, self.pad_id = model, eos_id, pad_id
+        self._uses_graphs = uses_graphs and model.device.type == "cuda"
+        self._idle: dict[int, _CachedReader] = {}  # by rows; the last one
 
+    def readable(self, tokens: int) -> int:
+        """How many of the last of so many tokens the model reads at once."""
+        return _readable(tokens, self.model.max_positions)
 
-def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw one token id per row of (rows, vocabulary) logits, each row from its own generator."""
-    if sampling.temperature < GREEDY_BELOW:
-        return logits.argmax(dim=-1)
-    probabilities = filter_logits(
-        logits.float(), sampling.temperature, sampling.top_k, sampling.top_p
-    ).softmax(dim=-1)
-    # The first of independent exponential clocks with these rates to ring is a draw from them.
-    clocks = torch.stack(
-        [
-            torch.empty_like(row).exponential_(generator=generator)
-            for row, generator in zip(probabilities, generators, strict=True)
-        ]
-    )
-    return (probabilities / clocks).argmax(dim=-1)
+    def warm_up(self, rows: int = 1) -> None:
+        """Prepare for prompts of so many rows, so that the first answer is as fast as the next."""
+        list(self.generate([[0]] * rows, Sampling(2, 1.0, 1, 1.0, seed=0)))
 
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[Step]:
+        """Continue each prompt; yield the next token of every row, step by step.
 
-@torch.inference_mode()
-def generate(
-    model: CausalModel,
-    prompts: Sequence[Tensor],
-    sampling: Sampling,
-    eos_id: int,
-    pad_id: int,
-    use_cache: bool = True,
-) -> Iterator[Tensor]:
-    """Continue each prompt (a 1-D tensor of ids); yield the next id of every row, step by step.
-
-    Each item has shape (rows,), int64, on the model's device. A row that has said `eos_id` gives
-    `pad_id` from then on; the iterator ends when all rows have ended or after `max_length` steps.
-    The model must be in eval mode.
-    """
-    if not prompts or not all(len(prompt) for prompt in prompts):
-        raise UsageError("a prompt has no tokens", "Begin it with <s>, as every document does.")
-    if sampling.max_length == 0:
-        return
-    generators = _generators(len(prompts), sampling.seed, model.device)
-    contexts: _CachedContexts | _RecomputedContexts
-    contexts = (_CachedContexts if use_cache else _RecomputedContexts)(
-        model, prompts, sampling.max_length
-    )
-    logits = contexts.read_prompts()
-    ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
-    for step in range(sampling.max_length):
-        token_ids = choose(logits, sampling, generators).masked_fill(ended, pad_id)
-        yield token_ids
-        ended |= token_ids == eos_id
-        if step + 1 == sampling.max_length or bool(ended.all()):
+        Ends when all rows have said </s> or after `max_length` steps. On a GPU the next step is
+        computed while the caller looks at this one.
+        """
+        if not prompts or not all(len(prompt) for prompt in prompts):
+            raise UsageError("a prompt has no tokens", "Begin it with <s>, as every document does.")
+        if sampling.max_length == 0:
             return
-        logits = contexts.append(token_ids)
+        context = _Context(self.model, prompts, sampling.max_length)
+        reader = self._take_reader(context, sampling.max_length)
+        try:
+            yield from self._steps(context, reader, sampling)
+        finally:
+            if isinstance(reader, _CachedReader) and reader.graph is not None:
+                self._idle = {len(prompts): reader}
+
+    def _steps(self, context: "_Context", reader: "_Reader", sampling: Sampling) -> Iterator[Step]:
+        device = self.model.device
+        keys = random_keys(seeds_of_rows(sampling.seed, context.rows), device)
+        is_ended = torch.zeros(context.rows, dtype=torch.bool, device=device)
+        ended: set[int] = set()
+        logits, restarted = reader.read(context, range(context.rows)), list[int]()
+        for number in range(sampling.max_length):
+            token_ids, log_probabilities = draw(logits, sampling, keys, number)
+            token_ids = token_ids.masked_fill(is_ended, self.pad_id)
+            is_ended = is_ended | (token_ids == self.eos_id)
+            arriving = _Arriving(token_ids, log_probabilities)
+            is_last = number + 1 == sampling.max_length
+            restarts: list[int] = []
+            if device.type == "cuda" and not is_last:  # starts before the host waits
+                logits, restarts = self._append(context, reader, token_ids)
+            step = Step(*arriving.wait(), restarted)
+            yield step
+            ended |= {row for row, ident in enumerate(step.token_ids) if ident == self.eos_id}
+            if is_last or len(ended) == context.rows:
+                return
+            if device.type != "cuda":
+                logits, restarts = self._append(context, reader, token_ids)
+            restarted = restarts
+
+    @staticmethod
+    def _append(
+        context: "_Context", reader: "_Reader", token_ids: Tensor
+    ) -> tuple[Tensor, list[int]]:
+        """The logits behind one more token of every row, and the rows that were read afresh."""
+        restarted = context.append(token_ids)
+        return reader.append(context, token_ids, restarted), restarted
+
+    def _take_reader(self, context: "_Context", max_length: int) -> "_Reader":
+        if not self.model.config.model.use_cache:
+            return _RecomputingReader(self.model)
+        if idle := self._idle.pop(context.rows, None):
+            return idle
+        self._idle.clear()  # its memory may be needed
+        capacity = context.limit
+        if not self._uses_graphs:
+            capacity = min(context.limit, max(context.seen) + max_length)
+        return _CachedReader(self.model, context.rows, capacity, self._uses_graphs)
 
 
-def _generators(rows: int, seed: int | None, device: torch.device) -> list[torch.Generator]:
-    generators = [torch.Generator(device) for _ in range(rows)]
-    for row, generator in enumerate(generators):
-        if seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(seed + row)
-    return generators
+def _readable(tokens: int, limit: int) -> int:
+    return tokens if tokens <= limit else max(1, limit // 2)
 
 
-class _Contexts:
+class _Context:
     """The tokens of each row, and how many of its last ones the model now sees.
 
-    A row's `seen[i]` tokens stand at positions 0 to seen[i] - 1. Lengths are counted
-    on the host.
+    A row's `seen[i]` tokens stand at positions 0 to seen[i] - 1. Lengths are counted on the host,
+    which so need not ask the device.
     """
 
-    def __init__(self, model: CausalModel, prompts: Sequence[Tensor], max_length: int) -> None:
-        self.model = model
-        self.limit = model.max_positions
-        self.reread = max(1, self.limit // 2)  # tokens that a row keeps when it slides
+    def __init__(
+        self, model: InferenceModel, prompts: Sequence[Sequence[int]], max_length: int
+    ) -> None:
+        self.limit, self.rows = model.max_positions, len(prompts)
         self.lengths = [len(prompt) for prompt in prompts]
-        self.seen = [self._readable(length) for length in self.lengths]
-        self.tokens = torch.zeros(  # (rows, longest prompt + max_length)
-            len(prompts), max(self.lengths) + max_length, dtype=torch.long, device=model.device
-        )
-        for row, prompt in enumerate(prompts):
-            self.tokens[row, : len(prompt)] = prompt
+        self.seen = [_readable(length, self.limit) for length in self.lengths]
+        tokens = torch.zeros(self.rows, max(self.lengths) + max_length, dtype=torch.long)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = torch.as_tensor(prompt)
+        self.tokens = tokens.to(model.device)
+        self._ends = torch.tensor(self.lengths, device=model.device)[:, None]  # (rows, 1)
 
-    def _readable(self, length: int) -> int:
-        """How many of a row's last tokens to read when it is read afresh."""
-        return length if length <= self.limit else self.reread
-
-    def _store(self, token_ids: Tensor) -> list[int]:
-        """Append one token to every row; return the rows that slid, to be read afresh."""
-        rows = torch.arange(len(self.lengths), device=self.model.device)
-        self.tokens[rows, torch.tensor(self.lengths, device=self.model.device)] = token_ids
+    def append(self, token_ids: Tensor) -> list[int]:
+        """Append one token to every row; return the rows whose window was full."""
+        self.tokens.scatter_(1, self._ends, token_ids[:, None])
+        self._ends += 1
         self.lengths = [length + 1 for length in self.lengths]
-        slid = [row for row, seen in enumerate(self.seen) if seen == self.limit]
-        self.seen = [self.reread if s == self.limit else s + 1 for s in self.seen]
-        return slid
+        full = [row for row, seen in enumerate(self.seen) if seen == self.limit]
+        kept = max(1, self.limit // 2)
+        self.seen = [kept if seen == self.limit else seen + 1 for seen in self.seen]
+        return full
 
-    def _visible(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def visible(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """What `rows` see, (rows, longest), filled up on the right; and each row's last index.
 
         Causal attention keeps the filling from the tokens before it.
@@ -201,54 +149,106 @@ class _Contexts:
         parts = [
             self.tokens[row, self.lengths[row] - self.seen[row] : self.lengths[row]] for row in rows
         ]
-        last = torch.tensor([self.seen[row] - 1 for row in rows], device=self.model.device)
+        last = torch.tensor([self.seen[row] - 1 for row in rows], device=self.tokens.device)
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), last
 
 
-class _RecomputedContexts(_Contexts):
+class _RecomputingReader:
     """Reads the whole context for every token: slow, simple, the reference for the cache."""
 
-    def read_prompts(self) -> Tensor:
-        input_ids, last = self._visible(range(len(self.lengths)))
-        hidden = self.model.hidden_states(input_ids)
-        return self.model.logits(_at(hidden, last))
+    def __init__(self, model: InferenceModel) -> None:
+        self.model = model
 
-    def append(self, token_ids: Tensor) -> Tensor:
-        self._store(token_ids)
-        return self.read_prompts()
+    def read(self, context: _Context, rows: Sequence[int]) -> Tensor:
+        input_ids, last = context.visible(rows)
+        return self.model.logits(_at(self.model.hidden_states(input_ids), last))
+
+    def append(self, context: _Context, token_ids: Tensor, restarted: Sequence[int]) -> Tensor:  # noqa: ARG002
+        return self.read(context, range(context.rows))
 
 
-class _CachedContexts(_Contexts):
+class _CachedReader:
     """Keeps keys and values, so that a new token costs one position.
 
     Every row writes at its own position, so rows of different lengths need no padding between
     them; what filling left behind a row's end is overwritten before any token may attend to it.
     """
 
-    def __init__(self, model: CausalModel, prompts: Sequence[Tensor], max_length: int) -> None:
-        super().__init__(model, prompts, max_length)
-        capacity = min(self.limit, max(self.seen) + max_length)
-        self.cache = model.new_cache(len(prompts), max(capacity, max(self.seen)))
+    def __init__(self, model: InferenceModel, rows: int, capacity: int, uses_graph: bool) -> None:
+        self.model = model
+        self.cache = model.new_cache(rows, capacity)
+        self.token_ids = torch.zeros(rows, dtype=torch.long, device=model.device)
+        self.positions = torch.zeros_like(self.token_ids)  # where the next tokens go
+        self.graph: torch.cuda.CUDAGraph | None = None
+        if uses_graph:
+            self._capture()
 
-    def read_prompts(self) -> Tensor:
-        return self._read(range(len(self.lengths)), self.cache)
+    def _capture(self) -> None:
+        stream = torch.cuda.Stream(self.model.device)  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP_STEPS):
+                self._decode()
+                self.positions.zero_()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = self._decode()
 
-    def append(self, token_ids: Tensor) -> Tensor:
-        slid = self._store(token_ids)
-        positions = torch.tensor(self.seen, device=self.model.device)[:, None] - 1  # (rows, 1)
-        hidden = self.model.decode(token_ids[:, None], positions, self.cache)
-        logits = self.model.logits(hidden[:, -1])
-        if slid:
-            reread = self.model.new_cache(len(slid), self.cache.keys.size(3))
-            logits[slid] = self._read(slid, reread)
-            self.cache.keys[:, slid] = reread.keys
-            self.cache.values[:, slid] = reread.values
+    def _decode(self) -> Tensor:
+        hidden = self.model.decode_one(self.token_ids, self.positions, self.cache)
+        self.positions += 1
+        return self.model.logits(hidden)
+
+    def read(self, context: _Context, rows: Sequence[int]) -> Tensor:
+        """The logits behind what `rows`, all of them, see."""
+        logits = self._prefill(context, rows, self.cache)
+        self.positions.copy_(torch.tensor(context.seen))
         return logits
 
-    def _read(self, rows: Sequence[int], cache: KeyValueCache) -> Tensor:
-        input_ids, last = self._visible(rows)
-        positions = torch.arange(input_ids.size(1), device=self.model.device).expand_as(input_ids)
+    def append(self, context: _Context, token_ids: Tensor, restarted: Sequence[int]) -> Tensor:
+        self.token_ids.copy_(token_ids)
+        if restarted:  # the step below must not leave the window; what it reads there is replaced
+            self.positions.copy_(torch.tensor(context.seen) - 1)
+        if self.graph is None:
+            logits = self._decode()
+        else:
+            self.graph.replay()
+            logits = self.logits
+        if restarted:
+            own = self.model.new_cache(len(restarted), self.cache.keys.size(3))
+            rows = torch.tensor(restarted, device=self.model.device)
+            logits[rows] = self._prefill(context, restarted, own)
+            self.cache.keys[:, rows], self.cache.values[:, rows] = own.keys, own.values
+        return logits
+
+    def _prefill(self, context: _Context, rows: Sequence[int], cache: KeyValueCache) -> Tensor:
+        input_ids, last = context.visible(rows)
+        positions = torch.arange(input_ids.size(1), device=input_ids.device).expand_as(input_ids)
         return self.model.logits(_at(self.model.decode(input_ids, positions, cache), last))
+
+
+_Reader = _RecomputingReader | _CachedReader
+
+
+class _Arriving:
+    """Token ids and log-probabilities (rows,) on their way to the host."""
+
+    def __init__(self, token_ids: Tensor, log_probabilities: Tensor) -> None:
+        values = torch.stack([token_ids.double(), log_probabilities.double()])
+        self._values = values
+        self._event: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record()
+
+    def wait(self) -> tuple[list[int], list[float]]:
+        if self._event is not None:
+            self._event.synchronize()
+        token_ids, log_probabilities = self._values.tolist()
+        return [int(ident) for ident in token_ids], log_probabilities
 
 
 def _at(hidden: Tensor, index: Tensor) -> Tensor:

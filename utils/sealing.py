@@ -8,18 +8,23 @@ import errno
 import hashlib
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 _MAGIC = b"\nllm-training-pipeline sha256 "
 TRAILER_BYTES = len(_MAGIC) + 64  # behind the comment's length, which takes 2
 _READ_BYTES = 1 << 20
 _WRITE_BYTES = 1 << 24  # a write is given up after so much
-_NO_ARCHIVE = "it is cut off, or no checkpoint at all"
 
 
 class NotWholeError(Exception):
     """What is wrong with a file's bytes, as the end of a sentence."""
+
+
+def unlike_its_checksum(name: str) -> NotWholeError:
+    """For a record of a zip file whose bytes have another CRC-32 than the file says."""
+    return NotWholeError(f"{name} in it does not match its checksum")
 
 
 class SealingWriter:
@@ -70,6 +75,20 @@ class SealingWriter:
         self.file.write(self.digest.hexdigest().encode())
 
 
+@contextmanager
+def open_archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+    """The zip file in `file`; NotWholeError if it is none, or a broken one."""
+    try:
+        if not zipfile.is_zipfile(file):
+            raise NotWholeError("it is cut off, or no checkpoint at all")
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except NotWholeError:
+        raise
+    except Exception as error:  # zipfile raises many kinds on what is not quite a zip file
+        raise NotWholeError(f"its index is broken ({error})") from None
+
+
 def verify(file: IO[bytes]) -> bool:
     """Check every byte of a zip file against its seal, or its content against the zip's own sums.
 
@@ -88,15 +107,10 @@ def verify(file: IO[bytes]) -> bool:
         if ending != expected:
             raise NotWholeError("its bytes do not match its checksum")
         return True
-    if not zipfile.is_zipfile(file):
-        raise NotWholeError(_NO_ARCHIVE)
-    try:
-        with zipfile.ZipFile(file) as archive:
-            broken, comment = archive.testzip(), archive.comment
-    except Exception as error:  # zipfile raises many kinds on what is not quite a zip file
-        raise NotWholeError(f"its index is broken ({error})") from None
+    with open_archive(file) as archive:
+        broken, comment = archive.testzip(), archive.comment
     if broken:
-        raise NotWholeError(f"{broken} in it does not match its checksum")
+        raise unlike_its_checksum(broken)
     if comment or not ending.endswith(b"\0\0"):  # torch leaves none: it was a seal
         raise NotWholeError("its checksum is missing")
     return False
@@ -104,7 +118,7 @@ def verify(file: IO[bytes]) -> bool:
 
 def has_seal(file: IO[bytes]) -> bool:
     """Whether a file bears a seal, unchecked; NotWholeError if its end is not a zip file's."""
-    if not zipfile.is_zipfile(file):
-        raise NotWholeError(_NO_ARCHIVE)
+    with open_archive(file):
+        pass
     file.seek(max(0, os.fstat(file.fileno()).st_size - TRAILER_BYTES))
     return file.read().startswith(_MAGIC)

@@ -72,10 +72,18 @@ def say_error(error: object) -> None:
 
 
 def emit(text: str = "", end: str = "\n") -> None:
-    """A result for the person or the next program: stdout. Raises OutputClosedError."""
+    """A result for the person or the next program: stdout. Raises OutputClosedError.
+
+    Raises UsageError where stdout's encoding has no such character.
+    """
     try:
         sys.stdout.write(text + end)
         sys.stdout.flush()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"standard output is {error.encoding}, which has no {error.object[error.start]!a}",
+            "Set PYTHONIOENCODING=utf-8.",
+        ) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputClosedError from None
@@ -84,6 +92,11 @@ def emit(text: str = "", end: str = "\n") -> None:
 def is_interactive() -> bool:
     """Whether questions can be asked: both ends are a terminal. NO_COLOR has no say in it."""
     return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def can_redraw(stream: IO[str]) -> bool:
+    """Whether `stream` is a terminal that takes cursor movements. NO_COLOR has no say in it."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 def ask(question: str, flag: str, strip: bool = True) -> str:

@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from utils.chat.menus import ALL, aligned, ask_choice, ask_until, parse_number, parse_numbers
 from utils.checkpoint import CheckpointSummary, summarise_checkpoint
 from utils.config import Config
-from utils.device import free_memory_bytes
 from utils.errors import CheckpointError, PipelineError, UsageError
 from utils.files import format_bytes
 from utils.runs import CheckpointFile, Run, list_runs
@@ -109,30 +106,12 @@ def all_usable(listed: Sequence[ListedCheckpoint]) -> list[Path]:
     return chosen
 
 
-def say_memory(
-    summaries: Sequence[CheckpointSummary], samples: int, item_bytes: int, device: torch.device
-) -> None:
-    """Say what models will take, before they are loaded, and warn if that is not free.
-
-    Besides the weights, of `item_bytes` a number, that is the keys and values of `samples` full
-    contexts of the largest model: models generate one after another.
-    """
-    shapes = [summary.config.model for summary in summaries]
-    context = max(2 * s.num_layers * s.hidden_size * s.max_position_embeddings for s in shapes)
-    parameters = sum(summary.parameters for summary in summaries)
-    needed = (parameters + samples * context) * item_bytes
-    free = free_memory_bytes(device)
-    what = (
-        f"{len(summaries)} model{'s' * (len(summaries) != 1)}, {parameters:,} parameters:"
-        f" about {format_bytes(needed)}"
-    )
-    place = "GPU memory" if device.type == "cuda" else "main memory"
-    if free is None:
-        say(f"{what} of {place}", "dim")
-    elif needed <= free:
-        say(f"{what} of {place}, {format_bytes(free)} free", "dim")
-    else:
-        warn(f"{what} of {place} needed, but only {format_bytes(free)} free")
+def describe_parameters(count: int) -> str:
+    """A number of parameters for people: "117.5 M"."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return str(count)
 
 
 def _parse_one(answer: str, listed: Sequence[ListedCheckpoint]) -> Path:
@@ -171,9 +150,9 @@ def problem_of(error: PipelineError, path: Path) -> str:
 def _show_checkpoints(listed: Sequence[ListedCheckpoint]) -> None:
     folder = listed[0].file.path.parent
     say(f"\nCheckpoints of {folder.name}", "bold")
-    header = ["", "checkpoint", "step", "val loss", "saved", "size", ""]
+    header = ["", "checkpoint", "step", "val loss", "saved", "size", "parameters", ""]
     rows = [_row(number, entry) for number, entry in enumerate(listed, start=1)]
-    lines = aligned([header, *rows], right=[0, 2, 3, 5])
+    lines = aligned([header, *rows], right=[0, 2, 3, 5, 6])
     say(f"  {lines[0]}", "dim")
     for entry, line in zip(listed, lines[1:], strict=True):
         say(f"  {line}", *(_STYLES.get(entry.file.kind, ()) if entry.summary else ("red",)))
@@ -193,6 +172,7 @@ def _row(number: int, entry: ListedCheckpoint) -> list[str]:
         "-" if loss is None else f"{loss:.4f}",
         _date(file.modified_seconds),
         format_bytes(file.size_bytes),
+        describe_parameters(summary.parameters) if summary else "-",
         _NOTES.get(file.kind, "") if summary else "broken",
     ]
 

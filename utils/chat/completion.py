@@ -1,19 +1,17 @@
 """Text in, text out: the generation engine with a tokenizer around it."""
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 
 from utils.device import memory_errors
-from utils.errors import UsageError
-from utils.generation import CausalModel, Sampling, generate
+from utils.generation import Engine, Step
+from utils.sampling import Sampling
 
-STANDARD_INPUT = Path("-")
 _UNFINISHED = "\ufffd"  # how a tokenizer shows bytes that are no whole character
 _CHARACTER_BYTES = 4  # at most, in UTF-8
 
@@ -35,14 +33,24 @@ class Completion:
     """What one row of a generation said, without its prompt.
 
     `tokens` counts what was drawn, a closing </s> included; `finish` says why it is no longer.
-    `seconds` is the time of the whole batch, from reading the prompt to the last token.
+    Times are of the whole batch, from before the prompt was read. `log_probability` is the sum
+    over the tokens, natural, under the model's own distribution: neither temperature nor top-k
+    and top-p have a part in it. `restarts` counts how often the window was full.
     """
 
     text: str
     tokens: int
     seconds: float
+    first_token_seconds: float | None
+    log_probability: float
+    restarts: int
     finish: Literal["end", "length", "stopped"]
     seed: int
+
+    @property
+    def mean_log_probability(self) -> float | None:
+        """Of a token; None where there is none."""
+        return self.log_probability / self.tokens if self.tokens else None
 
 
 class TextStream:
@@ -89,13 +97,17 @@ class _Row:
         self.stream = TextStream(codec, at_start)
         self.pieces: list[str] = []
         self.tokens = 0
+        self.log_probability = 0.0
+        self.restarts = 0
         self.has_ended = False
 
-    def push(self, token_id: int) -> str:
+    def push(self, token_id: int, log_probability: float, has_restarted: bool) -> str:
         """Take the next id; returns the text it adds. What follows </s> is padding."""
         if self.has_ended:
             return ""
         self.tokens += 1
+        self.log_probability += log_probability
+        self.restarts += has_restarted
         self.has_ended = token_id == self.eos_id
         self.pieces.append(self.stream.finish() if self.has_ended else self.stream.push(token_id))
         return self.pieces[-1]
@@ -106,65 +118,114 @@ class _Row:
         return self.pieces[-1]
 
 
-def read_prompt(path: Path) -> str:
-    """The prompt in a file, or on standard input for "-", less the newline at its end."""
-    if path == STANDARD_INPUT:
-        name, content = "standard input", sys.stdin.buffer.read()
-        if not content:
-            raise UsageError("there is no prompt: standard input is empty", "Give --prompt TEXT.")
-    else:
-        name, content = str(path), path.read_bytes()
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name}: the prompt is not UTF-8 text (byte {error.start})") from None
-    return text.removesuffix("\n").removesuffix("\r")
+class TextGeneration:
+    """One prompt being continued `samples` times in one batch; sample i draws from seed + i.
 
+    `step` is called until it returns None, or `stop`; then `completions` has the results. Only
+    the time inside `clock` counts as the model's, so that several can take turns.
+    """
 
-def encode_prompt(codec: TextCodec, prompt: str) -> list[int]:
-    """A prompt's ids, behind <s>, as every document of the training data begins."""
-    return [codec.bos_id, *codec.encode(prompt)]
+    def __init__(
+        self,
+        engine: Engine,
+        codec: TextCodec,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        samples: int,
+    ) -> None:
+        assert sampling.seed is not None, "a seed that can be shown"
+        self.is_over = False
+        self._device = engine.model.device
+        self._seed = sampling.seed
+        self._rows = [_Row(codec, at_start=len(prompt_ids) == 1) for _ in range(samples)]
+        self._steps: Iterator[Step] = engine.generate([prompt_ids] * samples, sampling)
+        self._reason: Literal["length", "stopped"] = "length"
+        self._seconds = self._turn_began = 0.0
+        self._first_token_seconds: float | None = None
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Count the time of this block; memory that runs out in it is a DeviceError.
+
+        A GPU has begun the next step by then: it is waited for, for it is this model's time.
+        """
+        self._turn_began = time.perf_counter()
+        try:
+            with memory_errors("generating", "Generate fewer tokens or samples at once."):
+                yield
+                if self._device.type == "cuda" and not self.is_over:
+                    torch.cuda.synchronize(self._device)
+        finally:
+            self._seconds += time.perf_counter() - self._turn_began
+
+    def step(self) -> str | None:
+        """A token more of each sample: the text that it adds to the first, None after the last."""
+        if self.is_over:
+            return None
+        step = next(self._steps, None)
+        if step is None:
+            return self._finish() or None
+        if self._first_token_seconds is None:
+            self._first_token_seconds = self._seconds + time.perf_counter() - self._turn_began
+        added = [
+            row.push(token_id, log_probability, number in step.restarted)
+            for number, (row, token_id, log_probability) in enumerate(
+                zip(self._rows, step.token_ids, step.log_probabilities, strict=True)
+            )
+        ]
+        return added[0]
+
+    def stop(self) -> str:
+        """End it here; returns what was held back of the first sample's text."""
+        if not self.is_over:
+            self._reason = "stopped"
+            return self._finish()
+        return ""
+
+    def completions(self) -> list[Completion]:
+        """What was said, sample by sample."""
+        assert self.is_over, "completions before the end"
+        return [
+            Completion(
+                "".join(row.pieces),
+                row.tokens,
+                self._seconds,
+                self._first_token_seconds,
+                row.log_probability,
+                row.restarts,
+                "end" if row.has_ended else self._reason,
+                self._seed + number,
+            )
+            for number, row in enumerate(self._rows)
+        ]
+
+    def _finish(self) -> str:
+        self.is_over = True
+        self._steps = iter(())  # lets go of what the engine holds for it
+        rest = [row.finish() for row in self._rows]
+        return rest[0]
 
 
 def complete(
-    model: CausalModel,
+    engine: Engine,
     codec: TextCodec,
     prompt_ids: Sequence[int],
     sampling: Sampling,
     samples: int,
-    use_cache: bool,
     on_step: Callable[[str], None],
 ) -> list[Completion]:
     """Continue one prompt `samples` times in one batch; sample i draws from `sampling.seed` + i.
 
-    `on_step` is called after each token, with the text that it adds to the first sample. Ctrl-C
-    ends the generation and what there is is returned, with `finish` "stopped". Raises DeviceError
-    when memory runs out.
+    `on_step` is called after each token, with the text that it adds to the first sample, and once
+    at the end if text was held back. Ctrl-C ends the generation and what there is is returned,
+    with `finish` "stopped". Raises DeviceError when memory runs out.
     """
-    assert sampling.seed is not None, "a seed that can be shown"
-    rows = [_Row(codec, at_start=len(prompt_ids) == 1) for _ in range(samples)]
-    reason: Literal["length", "stopped"] = "length"
-    began = time.perf_counter()
+    generation = TextGeneration(engine, codec, prompt_ids, sampling, samples)
     try:
-        with memory_errors("generating", "Generate fewer tokens or samples at once."):
-            prompts = [torch.tensor(prompt_ids, device=model.device)] * samples
-            steps = generate(model, prompts, sampling, codec.eos_id, codec.pad_id, use_cache)
-            for step in steps:
-                added = [row.push(i) for row, i in zip(rows, step.tolist(), strict=True)]
-                on_step(added[0])
+        with generation.clock():
+            while (text := generation.step()) is not None:
+                on_step(text)
     except KeyboardInterrupt:
-        reason = "stopped"
-    seconds = time.perf_counter() - began
-    rest = [row.finish() for row in rows]
-    if rest[0]:
-        on_step(rest[0])
-    return [
-        Completion(
-            "".join(row.pieces),
-            row.tokens,
-            seconds,
-            "end" if row.has_ended else reason,
-            sampling.seed + number,
-        )
-        for number, row in enumerate(rows)
-    ]
+        if rest := generation.stop():
+            on_step(rest)
+    return generation.completions()

@@ -9,8 +9,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import TypeVar
 
+from utils.display_width import display_width, padded
 from utils.errors import UsageError
-from utils.generation import Sampling
+from utils.sampling import Sampling
 from utils.terminal import ask, printable, say, warn
 
 T = TypeVar("T")
@@ -62,6 +63,17 @@ def ask_choice(question: str, flag: str, count: int, default: int) -> int:
         flag,
         lambda answer: parse_number(answer or str(default), count),
     )
+
+
+def ask_yes(question: str, flag: str) -> bool:
+    """Whether the answer is yes; Enter is no."""
+
+    def parse(answer: str) -> bool:
+        if answer.lower() not in ("", "y", "yes", "n", "no"):
+            raise UsageError(f"{answer!r} is neither y nor n ({QUIT} quits)")
+        return answer.lower().startswith("y")
+
+    return ask_until(f"{question} [y/N]: ", flag, parse)
 
 
 def parse_number(answer: str, count: int) -> int:
@@ -136,10 +148,10 @@ def describe_sampling(sampling: Sampling) -> str:
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:
     """One line per row, columns under each other; those numbered in `right` end together."""
     cells = [[printable(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths = [max(map(display_width, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width)
+            padded(cell, width, right=column in right)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in cells

@@ -39,17 +39,19 @@ def _tile(first, rows, width: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.conste
 
 @triton.jit
 def _forward(
-    x, values, bias, weight, shift, key,
+    x, values, bias, weight, shift, key,  # bias and key are read only where there are such
     added, normed,  # (R, C)
     means, scales,  # (R,): the mean of each row of `added`, and one over its deviation
     rows, eps, threshold, upscale,
-    width: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, DROPOUT: tl.constexpr,
+    width: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    DROPOUT: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0) * ROWS
     places, inside = _tile(first, rows, width, ROWS, WIDTH)
     row, column = first + tl.arange(0, ROWS), tl.arange(0, WIDTH)
     branch = tl.load(values + places, inside, 0.0).to(tl.float32)
-    branch += tl.load(bias + column, column < width, 0.0).to(tl.float32)[None, :]
+    if BIAS:
+        branch += tl.load(bias + column, column < width, 0.0).to(tl.float32)[None, :]
     if DROPOUT:
         branch = tl.where(keeps_positions(key, places, threshold), branch * upscale, 0.0)
     total = (tl.load(x + places, inside, 0.0).to(tl.float32) + branch).to(added.dtype.element_ty)
@@ -125,7 +127,8 @@ def _residual_norm(
     launch = _launch(width)
     _forward[(triton.cdiv(rows, launch["ROWS"]),)](
         x, values, bias, weight, shift, key, added, normed, means, scales,
-        rows, eps, keep_threshold(dropout), 1 / (1 - dropout), DROPOUT=dropout > 0, **launch,
+        rows, eps, keep_threshold(dropout), 1 / (1 - dropout),
+        DROPOUT=dropout > 0, BIAS=True, **launch,
     )  # fmt: skip
     return added, normed, means, scales
 
@@ -200,4 +203,17 @@ def residual_norm(
     added, normed, _, _ = _residual_norm(
         x, branch.values, branch.bias, norm.weight, norm.bias, key, norm.eps, dropout
     )
+    return added, normed
+
+
+def add_and_normalise(x: Tensor, values: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """`x + values` (R, C) and that sum normalised, without gradients; parameters of any type."""
+    rows, width = x.shape
+    added, normed = torch.empty_like(x), torch.empty_like(x)
+    statistics = x.new_empty(2, rows, dtype=torch.float32)
+    launch = _launch(width)
+    _forward[(triton.cdiv(rows, launch["ROWS"]),)](
+        x, values, None, norm.weight, norm.bias, None, added, normed, *statistics,
+        rows, norm.eps, 0, 1.0, DROPOUT=False, BIAS=False, **launch,
+    )  # fmt: skip
     return added, normed

@@ -1,0 +1,255 @@
+"""export.py --to hf: transformers as the judge; and what keeps an export whole."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, pipeline
+
+import export
+from tests.conftest import REPOSITORY
+from tests.small_text import VOCABULARY
+from tests.trained_models import RUN, Trained, write_trained
+from utils.environment import git_commit
+from utils.errors import BusyError, CheckpointError, PipelineError, UsageError
+from utils.exporting.staging import staged
+from utils.runs import LATEST
+from utils.tokenizer_files import TOKENIZER_FILE
+
+TEXTS = [
+    "Hello world",
+    "  two  spaces\n\tand a tab",
+    "</s> and <s> are text, <unk> too: a</s>b",
+    "漢字 العربية 🧑🏽‍🚀\x00\x7f\u2029",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer_dir: Path) -> Trained:
+    return write_trained(tmp_path_factory.mktemp("trained"), tiny_tokenizer_dir, VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def folder(trained: Trained) -> Path:
+    """An export: read only."""
+    target = trained.folder / "exported"
+    export.main(trained.export("hf", target))
+    return target
+
+
+def logits_of(folder: Path, ids: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        logits: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    return logits
+
+
+# The folder in Hugging Face's hands
+
+
+def test_logits_are_those_of_the_checkpoint(folder: Path, trained: Trained) -> None:
+    ids = torch.randint(0, VOCABULARY, (3, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours = trained.model(ids)["logits"]
+    found = logits_of(folder, ids)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, ours, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_are_those_of_training(text: str, folder: Path, trained: Trained) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    ours = trained.tokenizer.encode(text)
+    assert tokenizer(text)["input_ids"] == [trained.tokenizer.bos_id, *ours]
+    assert tokenizer(text, add_special_tokens=False)["input_ids"] == ours
+    assert tokenizer.decode(ours, skip_special_tokens=True) == text
+
+
+def test_ids_of_codellama_survive(shared_dir: Path, tmp_path: Path) -> None:
+    trained = write_trained(tmp_path, shared_dir / "tokenizers" / "codellama_hub_files", 32_016)
+    export.main(trained.export("hf", tmp_path / "exported"))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    for text in (*TEXTS, "▁<PRE> x ▁<EOT>"):
+        assert tokenizer(text)["input_ids"] == [1, *trained.tokenizer.encode(text)]
+    assert tokenizer("Hello world")["input_ids"] == [1, 15043, 3186]
+
+
+def test_pipeline_continues_as_the_checkpoint_does(folder: Path, trained: Trained) -> None:
+    generate = pipeline("text-generation", str(folder))
+    answer: Any = generate("The river", do_sample=False, return_tensors=True, max_new_tokens=20)
+    prompt = [trained.tokenizer.bos_id, *trained.tokenizer.encode("The river")]
+    new_ids = answer[0]["generated_token_ids"][len(prompt) :]
+    assert new_ids == trained.greedy(prompt, 20)[: len(new_ids)]
+    assert len(new_ids) == 20 or new_ids[-1] == trained.tokenizer.eos_id
+
+
+def test_pipeline_samples_to_the_last_position_and_no_further(folder: Path) -> None:
+    generate = pipeline("text-generation", str(folder))
+    answer = generate(["The river", "A library keeps books"], return_tensors=True)
+    assert all(len(row[0]["generated_token_ids"]) <= 64 for row in answer)
+
+
+def test_every_key_of_the_configuration_is_known_to_gpt2(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_bytes())
+    assert (values.pop("n_ctx"), values.pop("n_positions")) == (64, 64)  # for llama.cpp's converter
+    assert set(values) <= set(GPT2Config().to_dict())
+    assert (values["activation_function"], values["tie_word_embeddings"]) == ("gelu_new", True)
+
+
+@pytest.mark.parametrize(("dtype", "torch_dtype"), [("bf16", "bfloat16"), ("f16", "float16")])
+def test_half_the_size(dtype: str, torch_dtype: str, trained: Trained, tmp_path: Path) -> None:
+    export.main([*trained.export("hf", tmp_path / "half"), "--dtype", dtype])
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "half")
+    assert model.dtype == getattr(torch, torch_dtype)
+    expected = trained.model.token_embedding.weight.to(model.dtype)
+    assert torch.equal(model.transformer.wte.weight, expected)
+
+
+# The card
+
+
+def test_card_tells_how_it_was_trained(folder: Path, trained: Trained) -> None:
+    card = (folder / "README.md").read_text()
+    parameters = trained.model.parameter_count()
+    for figure in (RUN, "1,234", "3.2500", "25.79", "b" * 64, trained.tokenizer.sha256):
+        assert figure in card
+    assert f"| parameters | {parameters:,} |" in card
+    assert git_commit() in card
+    assert '"learning_rate"' in card
+    assert str(trained.folder) not in card
+
+
+def test_files_can_be_read_by_all_who_may_read_the_card(folder: Path) -> None:
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
+# Where it may be written, and what is left when it fails
+
+
+def test_earlier_export_is_replaced_and_nothing_else(trained: Trained, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    export.main(trained.export("hf", target))
+    export.main([*trained.export("hf", target), "--dtype", "bf16"])
+    assert json.loads((target / "config.json").read_bytes())["dtype"] == "bfloat16"
+    (target / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"holds notes\.txt, which no export put there"):
+        export.main(trained.export("hf", target))
+    assert (target / "notes.txt").read_text() == "mine"
+    export.main([*trained.export("hf", target), "--overwrite"])
+    assert not (target / "notes.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_failed_export_leaves_what_was_there(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("utils.exporting.hugging_face.model_card", fail)
+    for name in ("new", "old"):
+        target = tmp_path / name
+        if name == "old":
+            target.mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            export.main(trained.export("hf", target))
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_killed_export_leaves_no_folder_and_is_no_hindrance(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    script = (
+        "import os, sys; from pathlib import Path; from utils.exporting.staging import staged\n"
+        "with staged(Path(sys.argv[1]), 0) as new:\n"
+        "    new.mkdir(); (new / 'half').write_text('written'); os._exit(9)"
+    )
+    command = [sys.executable, "-c", script, str(target)]
+    killed = subprocess.run(command, cwd=REPOSITORY, check=False)
+    assert (killed.returncode, target.exists()) == (9, False)
+    with staged(target, 0) as new:
+        assert not new.exists()
+        new.write_text("whole")
+    assert target.read_text() == "whole"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_export_killed_between_two_renames_gives_back_the_old_one(tmp_path: Path) -> None:
+    old = tmp_path / ".out.tmp" / "old"
+    old.mkdir(parents=True)
+    (old / "file").write_text("old")
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path / "out", 0):
+        raise KeyboardInterrupt
+    assert (tmp_path / "out" / "file").read_text() == "old"
+
+
+def test_full_disk_is_told_and_leaves_nothing(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10_000))
+        with pytest.raises(PipelineError, match=r"out: needs .* kB, 10\.0 kB are free there"):
+            export.main(trained.export("hf", tmp_path / "out"))
+    told = pytest.raises(PipelineError, match="out: could not be written: No space left on device")
+    with told, staged(tmp_path / "out", 0):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_exports_to_one_place_do_not_mix(tmp_path: Path) -> None:
+    with staged(tmp_path / "out", 0) as new:
+        with pytest.raises(BusyError), staged(tmp_path / "out", 0):
+            pass
+        new.write_text("first")
+    assert (tmp_path / "out").read_text() == "first"
+
+
+# The command line
+
+
+@pytest.mark.parametrize("run", ["latest", RUN])
+def test_checkpoint_of_a_run(run: str, trained: Trained, tmp_path: Path) -> None:
+    arguments = ["latest", "--run", run, *trained.export("hf", tmp_path / "out")[1:]]
+    export.main(arguments)
+    record = json.loads((tmp_path / "out" / "export.json").read_bytes())
+    assert (record["run"], record["checkpoint"]) == (RUN, LATEST)
+
+
+def test_what_cannot_be_is_said_before_anything_is_read(trained: Trained, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    cases: dict[str, list[str | Path]] = {
+        "no such format": ["onnx", tmp_path / "out"],
+        "has no --dtype q8_0": ["hf", tmp_path / "out", "--dtype", "q8_0"],
+        "has no --dtype bf16": ["gguf", tmp_path / "out", "--dtype", "bf16"],
+        "is a file": ["hf", file],
+        "is there already": ["gguf", file],
+        "is a folder": ["gguf", tmp_path],
+    }
+    for message, to in cases.items():
+        with pytest.raises(UsageError, match=message):
+            export.main(["missing.pt", *trained.export(*to)[1:]])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_another_tokenizer_is_refused(
+    trained: Trained, tmp_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    content = (tiny_tokenizer_dir / TOKENIZER_FILE).read_bytes()
+    (tmp_path / TOKENIZER_FILE).write_bytes(content + b"\n")
+    arguments = [
+        *trained.export("hf", tmp_path / "out"),
+        "--set",
+        f"paths.tokenizer_dir={tmp_path}",
+    ]
+    with pytest.raises(CheckpointError, match="trained with another tokenizer"):
+        export.main(arguments)
+    assert not (tmp_path / "out").exists()
