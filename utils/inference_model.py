@@ -116,7 +116,9 @@ class InferenceModel(nn.Module):
         shape = config.model
         # Not nn.Embedding(...): drawing its weights imports torch's compiler, for seconds.
         self.token_embedding, self.position_embedding = (
-            nn.Embedding.from_pretrained(torch.empty(rows, shape.hidden_size))
+            nn.Embedding(
+                rows, shape.hidden_size, _weight=torch.empty(rows, shape.hidden_size), _freeze=True
+            )
             for rows in (shape.vocab_size, shape.max_position_embeddings)
         )
         self.layers = nn.ModuleList(InferenceLayer(shape) for _ in range(shape.num_layers))
