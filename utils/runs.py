@@ -194,7 +194,7 @@ def _describe(path: Path) -> CheckpointFile | None:
     kind = {LATEST: "latest", BEST: "best"}.get(path.name, "step" if match else "other")
     try:
         status = path.stat()
-    except FileNotFoundError:  # pruned by a run since it was listed
+    except OSError:  # pruned by a run since it was listed, or a link that leads nowhere
         return None
     if not stat.S_ISREG(status.st_mode):
         return None
