@@ -79,7 +79,8 @@ def evaluate_checkpoint(path: Path, label: str, settings: Settings) -> Result:
         model, checkpoint = load_for_inference(path, settings.config, device, settings.quantize)
     tokenizer = load_tokenizer(checkpoint, settings.config.paths.tokenizer_dir)
     warn_of_training_text(checkpoint, label, source)
-    documents = source.documents(Candidate(checkpoint, tokenizer))
+    with memory_errors(f"the tokens of {source.path}", "Give --max-tokens, or a smaller text."):
+        documents = source.documents(Candidate(checkpoint, tokenizer))
     window, stride = window_and_stride(checkpoint.config, path, settings)
     places = places_of(documents.offsets, window, stride)
     read_tokens = int(places.lengths.sum())

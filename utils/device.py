@@ -83,7 +83,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     So does one from the capture of a graph that this ended.
     """
-    if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _NO_MEMORY.search(str(error)):
         return True
     behind = error.__context__ if _CAPTURE_BROKEN in str(error) else None
     return behind is not None and is_out_of_memory(behind)
@@ -94,7 +94,7 @@ def memory_errors(activity: str, hint: str) -> Iterator[None]:
     """Turn torch's "out of memory" inside the block into DeviceError."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise DeviceError(f"not enough memory for {activity}", hint) from None

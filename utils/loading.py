@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.checkpoint import Checkpoint, check_fit, load_weights_only
+from utils.compile_cache import use_compile_cache
 from utils.config import Config
 from utils.errors import CheckpointError
 from utils.inference_model import InferenceModel, names_in_checkpoint
@@ -27,6 +28,8 @@ def load_for_inference(
     utils.quantization's names. On the CPU an fp32 model shares the file's memory map: the optimizer
     takes no memory. Raises CheckpointError if the file, or a weight in it, cannot be used.
     """
+    if device.type == "cuda":  # where our kernels compile when they are first used
+        use_compile_cache(config.paths.compile_cache_dir)
     checkpoint = load_weights_only(path, config)
     check_fit(checkpoint.model, _expected_shapes(checkpoint), checkpoint.name)
     model = InferenceModel.from_weights(
