@@ -19,7 +19,8 @@ from utils.chat.settings import Settings, inference_parser, settings_from
 from utils.checkpoint import Checkpoint
 from utils.cli import run_script
 from utils.device import describe_device, release_memory
-from utils.errors import PipelineError, UsageError
+from utils.errors import CheckpointError, PipelineError, UsageError
+from utils.runs import list_runs
 from utils.sampling import Sampling
 from utils.terminal import emit, is_interactive, say, say_error
 
@@ -51,7 +52,14 @@ def chat(args: argparse.Namespace, settings: Settings) -> None:
     use_history()
     problems: dict[Path, str] = {}
     while True:
-        paths = select(args.run, args.checkpoint, settings.config, problems)
+        try:
+            paths = select(args.run, args.checkpoint, settings.config, problems)
+        except CheckpointError as error:  # a run without a usable file; there may be others
+            runs = list_runs(settings.config.paths.checkpoint_dir)
+            if args.run or args.checkpoint or len(runs) < 2:
+                raise
+            say_error(error)
+            continue
         models = load(paths, settings, None if args.checkpoint else problems)
         if models:
             converse(models, settings)

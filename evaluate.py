@@ -18,7 +18,7 @@ from utils.checkpoint import Checkpoint, summarise_checkpoint
 from utils.cli import config_from, run_script, script_parser
 from utils.config import Config
 from utils.device import choose_device, describe_device, memory_errors, release_memory
-from utils.errors import UsageError
+from utils.errors import CheckpointError, UsageError
 from utils.evaluating.documents import Candidate, DatasetFolder, Source, TextFile
 from utils.evaluating.report import Result, emit_json, emit_table, say_result, warn_of_differences
 from utils.evaluating.sliding_window import places_of, total_nats
@@ -26,7 +26,7 @@ from utils.evaluation import Evaluation
 from utils.files import sha256_of
 from utils.loading import load_for_inference
 from utils.quantization import QUANTIZATIONS
-from utils.terminal import Progress, printable, say, warn
+from utils.terminal import Progress, printable, say, say_error, warn
 from utils.tokenizer_files import TOKENIZER_FILE
 
 # Windows at once, by kind of device: a GPU is filled by many, a CPU by few, with news more often.
@@ -57,10 +57,19 @@ def main(arguments: Sequence[str]) -> None:
     say(f"Device: {describe_device(settings.device)}", "dim")
     has_one_folder = len({path.parent for path in paths}) == 1
     results: list[Result] = []
+    failed: list[str] = []
     try:
         for path in paths:
             label = printable(path.name if has_one_folder else f"{path.parent.name}/{path.name}")
-            results.append(evaluate_checkpoint(path, label, settings))
+            label += f" {settings.quantize}" if settings.quantize else ""
+            try:
+                results.append(evaluate_checkpoint(path, label, settings))
+            except CheckpointError as error:
+                if len(paths) == 1:
+                    raise
+                say_error(error)
+                failed.append(label)
+                continue
             release_memory(settings.device)
             say_result(results[-1])
             if args.json:
@@ -69,6 +78,8 @@ def main(arguments: Sequence[str]) -> None:
         if results and not args.json:
             emit_table(results)
     warn_of_differences(results)
+    if failed:
+        raise CheckpointError(f"not evaluated: {', '.join(failed)}", "Why stands above.")
 
 
 def evaluate_checkpoint(path: Path, label: str, settings: Settings) -> Result:

@@ -24,6 +24,7 @@ from utils.terminal import printable, say
 from utils.tokenizer_files import TOKENIZER_FILE, read_tokenizer_files
 
 HUGGING_FACE, GGUF = "hf", "gguf"
+GGUF_MAGIC = b"GGUF"
 DTYPES = {HUGGING_FACE: tuple(hugging_face.DTYPES), GGUF: ("f32", "f16", "q8_0")}
 
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> None:
     say(f"exporting {printable(str(path))} to {printable(str(target))}")
     trained = load_trained(path, config)
     if kind == HUGGING_FACE:
-        hugging_face.export_folder(trained, target, args.dtype, args.overwrite)
+        hugging_face.export_folder(trained, target, args.dtype)
         size_bytes = sum(file.stat().st_size for file in target.iterdir())
     else:
         from utils.exporting.gguf_file import export_file  # gguf is an extra
@@ -66,6 +67,8 @@ def load_trained(path: Path, config: Config) -> TrainedModel:
 def _target(args: argparse.Namespace) -> tuple[str, Path]:
     """What to write and where; what stands in its way is said before anything is loaded."""
     kind, target = args.to[0], Path(args.to[1]).resolve()
+    if not args.to[1]:
+        raise UsageError("--to names no place", "Give the path of what shall be written.")
     if kind not in DTYPES:
         raise UsageError(f"--to {kind}: no such format", f"Formats are {', '.join(DTYPES)}.")
     if args.dtype not in DTYPES[kind]:
@@ -73,18 +76,25 @@ def _target(args: argparse.Namespace) -> tuple[str, Path]:
             f"--to {kind} has no --dtype {args.dtype}", f"It has {', '.join(DTYPES[kind])}."
         )
     if kind == HUGGING_FACE:
-        hugging_face.check_replaceable(target, args.overwrite)
+        hugging_face.check_replaceable(target)
         return kind, target
     if importlib.util.find_spec("gguf") is None:
         raise UsageError(
             "--to gguf needs the package gguf",
             "pip install gguf (the extra `export` of pyproject.toml).",
         )
-    if target.is_dir():
-        raise UsageError(f"{target}: is a folder", "Name a file, such as model.gguf.")
+    if target.exists() and not _is_gguf(target):
+        raise UsageError(f"{target}: is no GGUF file", "Name another: only those are replaced.")
     if target.exists() and not args.overwrite:
         raise UsageError(f"{target}: is there already", "Name another file, or give --overwrite.")
     return kind, target
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,8 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a file, or a folder with all that is in it; earlier exports to hf are"
-        " replaced without",
+        help="replace a GGUF file; an earlier export to hf is replaced without, nothing else with",
     )
     return parser
 

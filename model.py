@@ -271,7 +271,7 @@ class LanguageModel(nn.Module):
         with torch.autocast(weight.device.type, enabled=False):
             new_ids = [step.token_ids for step in engine.generate(prompts, sampling)]
         behind = torch.tensor(new_ids, dtype=torch.long, device=prompt_ids.device)
-        return torch.cat([prompt_ids, behind.view(len(new_ids), len(prompts)).T], dim=1)
+        return torch.cat([prompt_ids.long(), behind.view(len(new_ids), len(prompts)).T], dim=1)
 
 
 def create_model(config: Config | str | Path | None = None) -> LanguageModel:

@@ -28,13 +28,14 @@ from bench.measure import (
     table,
     times_as_fast,
 )
-from bench.nanogpt import PEER, add_options, load_module
+from bench.nanogpt import PEER, add_options, load_module, synchronize
 from model import create_model
 from utils.checkpoint import Checkpoint
 from utils.cli import config_from, run_script
 from utils.compile_cache import use_compile_cache
 from utils.config import Config
 from utils.device import autocast, choose_device
+from utils.errors import UsageError
 from utils.exporting.hugging_face import export_folder
 from utils.exporting.trained import TrainedModel
 from utils.generation import Engine
@@ -56,6 +57,11 @@ Generate = Callable[[list[list[int]], int], object]  # prompts of one length; ho
 def main(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(arguments)
     config = config_from(args)
+    if PROMPT_TOKENS + args.tokens > config.model.max_position_embeddings:
+        raise UsageError(
+            f"--tokens {args.tokens}: with a prompt of {PROMPT_TOKENS} that is more than the window"
+            f" of {config.model.max_position_embeddings}, which others cannot leave"
+        )
     device = choose_device(args.device)
     environment = environment_of(PACKAGES, args.commit, with_gpu=True)
     use_compile_cache(config.paths.compile_cache_dir)
@@ -74,7 +80,8 @@ def main(arguments: Sequence[str]) -> None:
             rows: _time(contenders, model.config, rows, PROMPT_TOKENS, args.tokens, args.repeats)
             for rows in args.rows
         }
-        first = _time(contenders, model.config, 1, LONG_PROMPT_TOKENS, 1, args.repeats)
+        long_prompt = min(LONG_PROMPT_TOKENS, model.max_positions // 2)
+        first = _time(contenders, model.config, 1, long_prompt, 1, args.repeats)
     limits = {rows: _limit(model, rows, args.tokens) for rows in args.rows}
     values = {
         "tokens": args.tokens,
@@ -83,7 +90,7 @@ def main(arguments: Sequence[str]) -> None:
         "rows": {rows: _values(found) for rows, found in timings.items()},
         "first_token": _values(first),
     }
-    body = _body(args, timings, first, limits, ready_seconds, device)
+    body = _body(args, timings, first, long_prompt, limits, ready_seconds, device)
     publish(args, "generate", "Generating text", body, values, environment, device.type)
 
 
@@ -134,6 +141,7 @@ def _hugging_face(
     export_folder(TrainedModel(cpu, checkpoint, "bench", files[TOKENIZER_FILE]), exported)
     model: Any = AutoModelForCausalLM.from_pretrained(exported, dtype=inference_dtype(device))
     model = model.to(device).eval()
+    model.generation_config.eos_token_id = None  # no text ends early
 
     def generate(prompts: list[list[int]], tokens: int) -> object:
         input_ids = torch.tensor(prompts, device=device)
@@ -142,7 +150,6 @@ def _hugging_face(
             input_ids,
             attention_mask=torch.ones_like(input_ids),
             max_new_tokens=tokens,
-            min_new_tokens=tokens,
             pad_token_id=0,
             **options,
         ).tolist()
@@ -185,7 +192,7 @@ def _time(
 ) -> dict[str, Timing]:
     """Every contender's seconds for the same prompts, warm."""
     generator = torch.Generator().manual_seed(1)
-    size = (rows, min(prompt_tokens, config.model.max_position_embeddings // 2))
+    size = (rows, prompt_tokens)
     prompts = torch.randint(3, config.model.vocab_size, size, generator=generator).tolist()
 
     def call(generate: Generate) -> Callable[[], object]:
@@ -205,10 +212,10 @@ def _limit(model: InferenceModel, rows: int, tokens: int) -> float:
     target = torch.empty_like(memory)
     seconds = []
     for _ in range(5):
-        _synchronize(model.device)
+        synchronize(model.device)
         began = time.perf_counter()
         target.copy_(memory)
-        _synchronize(model.device)
+        synchronize(model.device)
         seconds.append(time.perf_counter() - began)
     bytes_per_second = 2 * COPIED_BYTES / min(seconds)
     shape, item_bytes = model.config.model, model.token_embedding.weight.element_size()
@@ -216,11 +223,6 @@ def _limit(model: InferenceModel, rows: int, tokens: int) -> float:
     context = PROMPT_TOKENS + tokens // 2  # in the mean
     cache_bytes = 2 * shape.num_layers * shape.hidden_size * context * item_bytes * rows
     return rows * bytes_per_second / (weight_bytes + cache_bytes)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _values(timings: Mapping[str, Timing]) -> dict[str, object]:
@@ -231,6 +233,7 @@ def _body(
     args: argparse.Namespace,
     timings: Mapping[int, Mapping[str, Timing]],
     first: Mapping[str, Timing],
+    long_prompt: int,
     limits: Mapping[int, float],
     ready_seconds: float,
     device: torch.device,
@@ -255,7 +258,7 @@ def _body(
     firsts = ", ".join(f"{name} {1e3 * each.wall_median:.1f} ms" for name, each in first.items())
     numbers = str(inference_dtype(device)).removeprefix("torch.")
     rest = (
-        f"Weights of {numbers}. First token of a prompt of {LONG_PROMPT_TOKENS} tokens: {firsts}."
+        f"Weights of {numbers}. First token of a prompt of {long_prompt} tokens: {firsts}."
         f" From the loaded model to ready, kernels and graph included: {ready_seconds:.2f} s."
     )
     return f"{paragraph(about)}\n\n{table(header, rows)}\n\n{paragraph(rest)}"

@@ -26,7 +26,9 @@ class Terminal:
         self.slave = slave  # kept open: a terminal nobody holds loses what is unread
         self.resize(columns)
         name = os.ttyname(slave)
-        kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
+        # pytest's readline sets the size for all that it starts.
+        dropped = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")
+        kept = {k: v for k, v in os.environ.items() if k not in dropped}
         self.process = subprocess.Popen(
             ["sh", "-c", f'exec "$@" <{name} >{name} 2>&1', "sh", sys.executable, *command],
             cwd=REPOSITORY,

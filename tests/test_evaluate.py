@@ -335,6 +335,21 @@ def test_a_broken_checkpoint_is_named_before_another_is_scored(
         run(trained.path, broken, "--text", text_file)
 
 
+def test_a_bit_flipped_in_weights_does_not_end_the_others(
+    run: Run, trained: Trained, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(trained.path.read_bytes())
+    weights = trained.model.token_embedding.weight.detach().numpy().tobytes()
+    content[content.index(weights) + 5] ^= 1  # a quick look does not see it
+    flipped = tmp_path / "flipped.pt"
+    flipped.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"not evaluated: .*flipped\.pt"):
+        run(flipped, trained.path, "--text", text_file)
+    out, err = capsys.readouterr()
+    assert "flipped.pt: is damaged" in err
+    assert "checkpoint_best.pt" in out
+
+
 def test_too_little_memory_is_named_and_nothing_measured_is_lost(
     run: Run,
     trained: Trained,

@@ -143,8 +143,10 @@ def test_earlier_export_is_replaced_and_nothing_else(trained: Trained, tmp_path:
     with pytest.raises(UsageError, match=r"holds notes\.txt, which no export put there"):
         export.main(trained.export("hf", target))
     assert (target / "notes.txt").read_text() == "mine"
-    export.main([*trained.export("hf", target), "--overwrite"])
-    assert not (target / "notes.txt").exists()
+    with pytest.raises(UsageError, match=r"holds notes\.txt, which no export put there"):
+        export.main([*trained.export("hf", target), "--overwrite"])
+    with pytest.raises(UsageError, match="--to names no place"):
+        export.main([*trained.export("hf", target)[:-1], "", "--overwrite"])
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -226,18 +228,22 @@ def test_checkpoint_of_a_run(run: str, trained: Trained, tmp_path: Path) -> None
 def test_what_cannot_be_is_said_before_anything_is_read(trained: Trained, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
+    (tmp_path / "old.gguf").write_bytes(b"GGUF, an old one")
     cases: dict[str, list[str | Path]] = {
         "no such format": ["onnx", tmp_path / "out"],
         "has no --dtype q8_0": ["hf", tmp_path / "out", "--dtype", "q8_0"],
         "has no --dtype bf16": ["gguf", tmp_path / "out", "--dtype", "bf16"],
         "is a file": ["hf", file],
-        "is there already": ["gguf", file],
-        "is a folder": ["gguf", tmp_path],
+        "is there already": ["gguf", tmp_path / "old.gguf"],
+        "file: is no GGUF file": ["gguf", file, "--overwrite"],
+        "null: is no GGUF file": ["gguf", "/dev/null", "--overwrite"],
+        "is no GGUF file": ["gguf", tmp_path, "--overwrite"],
     }
     for message, to in cases.items():
         with pytest.raises(UsageError, match=message):
             export.main(["missing.pt", *trained.export(*to)[1:]])
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "old.gguf"]
+    assert file.read_text() == "mine"
 
 
 def test_another_tokenizer_is_refused(

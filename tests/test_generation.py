@@ -14,9 +14,10 @@ from model import LanguageModel
 from tests.test_model import hugging_face_twin, random_ids
 from tests.tiny import tiny_config, tiny_model
 from utils.config import GenerationConfig
-from utils.errors import UsageError
+from utils.errors import CheckpointError, UsageError
 from utils.generation import Engine, Step
 from utils.inference_model import InferenceModel
+from utils.quantization import quantize
 from utils.sampling import Sampling
 
 GREEDY = Sampling(max_length=40, temperature=0.0, top_k=0, top_p=1.0)
@@ -54,7 +55,10 @@ def steps_of(
     pad_id: int = 0,
     **options: Any,
 ) -> list[Step]:
+    looks_ahead = options.pop("looks_ahead", None)
     engine = Engine(inference_model(model, **options), eos_id, pad_id)
+    if looks_ahead is not None:
+        engine.looks_ahead = looks_ahead
     return list(engine.generate(prompts, sampling))
 
 
@@ -104,6 +108,8 @@ def test_a_batch_says_what_its_rows_say_alone(model: LanguageModel, sampling: Sa
     prompts = prompts_of(1, 16, 5, 40, 9, 17)
     together = continuations(model, prompts, sampling)
     assert together.equal(continuations(model, prompts, sampling, use_cache=False))
+    # The order of work on a GPU: a step is computed before the one before it is looked at.
+    assert together.equal(continuations(model, prompts, sampling, looks_ahead=True))
     for row, prompt in enumerate(prompts):
         seed = None if sampling.seed is None else sampling.seed + row
         alone = continuations(model, [prompt], replace(sampling, seed=seed))
@@ -278,6 +284,54 @@ def test_a_step_names_the_rows_whose_window_was_full(model: LanguageModel) -> No
     restarted = {number: step.restarted for number, step in enumerate(steps) if step.restarted}
     # 16 positions: a row that sees 16 goes on from its last 8, so again after 9 more tokens.
     assert restarted == {1: [1], 10: [1], 14: [0], 19: [1], 23: [0], 28: [1], 32: [0], 37: [1]}
+
+
+@pytest.mark.parametrize("looks_ahead", [False, True])
+def test_rows_that_have_ended_are_not_read_again(model: LanguageModel, looks_ahead: bool) -> None:
+    prompts = prompts_of(3, 6)
+    eos_id = int(continuations(model, prompts, GREEDY)[0, 4])
+    options: dict[str, Any] = {"eos_id": eos_id, "looks_ahead": looks_ahead}
+    steps = steps_of(model, prompts, GREEDY, **options)
+    ends = [next(n for n, s in enumerate(steps) if s.token_ids[0] == eos_id), len(steps)]
+    assert ends[0] < 13 < ends[1]
+    assert any(step.restarted for step in steps)
+    assert not any(0 in step.restarted for step in steps)
+    behind = steps[ends[0] + 1 :]
+    assert {(step.token_ids[0], step.log_probabilities[0]) for step in behind} == {(0, 0.0)}
+    alone = continuations(model, prompts[1:], GREEDY, eos_id=eos_id)
+    assert [step.token_ids[1] for step in steps] == alone[0].tolist()
+
+
+def test_quantized_rows_are_alone_too(model: LanguageModel) -> None:
+    wide = tiny_model(tiny_config(model={"hidden_size": 64, "num_heads": 2}))
+    prompts = prompts_of(1, 5, 1, 12)
+
+    def texts(chosen: list[list[int]]) -> list[list[int]]:
+        quantized = inference_model(wide)
+        quantize(quantized, "int8")
+        steps = Engine(quantized, NEVER, 0).generate(chosen, GREEDY)
+        return torch.tensor([step.token_ids for step in steps]).T.tolist()
+
+    assert texts(prompts) == [texts([prompt])[0] for prompt in prompts]
+
+
+def test_memory_does_not_grow_with_the_length_asked_for(model: LanguageModel) -> None:
+    sampling = replace(GREEDY, max_length=10**18)
+    steps = Engine(inference_model(model), NEVER, 0).generate(prompts_of(4), sampling)
+    assert len(list(itertools.islice(steps, 40))) == 40
+
+
+@pytest.mark.parametrize("ids", [[97], [5, -1]])
+def test_ids_that_are_no_tokens_are_refused(model: LanguageModel, ids: list[int]) -> None:
+    with pytest.raises(UsageError, match="a prompt has ids that are not from 0 to 96"):
+        steps_of(model, [[3], ids], GREEDY)
+
+
+def test_scores_that_are_no_numbers_are_not_drawn_from() -> None:
+    model = tiny_model()
+    torch.nn.init.constant_(model.decoder.layers[0].linear2.weight, 3e38)
+    with pytest.raises(CheckpointError, match="scores of the next token are no finite numbers"):
+        steps_of(model, prompts_of(3), GREEDY)
 
 
 def test_an_engine_serves_one_text_after_another_and_two_at_once(model: LanguageModel) -> None:

@@ -34,7 +34,6 @@ from utils.checkpoint import (
 from utils.device import choose_device, free_memory_bytes
 from utils.errors import (
     CheckpointError,
-    DeviceError,
     PipelineError,
     UsageError,
 )
@@ -462,7 +461,7 @@ def test_prompt_files(infer: Callable[..., tuple[str, str]], tmp_path: Path) -> 
         (("--top-p", "nan"), UsageError, "top_p must be above 0 and at most 1, not nan"),
         (("--max-length", "-5"), UsageError, "max_length must be 0 or more, not -5"),
         (("--num-samples", "0"), UsageError, "--num-samples must be 1 or more, not 0"),
-        (("--seed", "-1"), UsageError, "--seed must be 0 to 4294967295, not -1"),
+        (("--seed", "-1"), UsageError, r"seed must be 0 or more, below 2\*\*63, not -1"),
         (("--device", "gpu"), UsageError, "--device gpu: no such device.*Give cpu"),
         (
             ("--run", OLD_RUN, "--prompt", "ab\udc80"),
@@ -470,11 +469,6 @@ def test_prompt_files(infer: Callable[..., tuple[str, str]], tmp_path: Path) -> 
             r"--prompt: the prompt is not Unicode text: character 3 is a lone surrogate, U\+DC80",
         ),
         (("--run", OLD_RUN, "--prompt-file", "no.txt"), FileNotFoundError, "no.txt"),
-        (
-            ("--run", OLD_RUN, "--prompt", "A", "--max-length", str(10**15)),
-            DeviceError,
-            "not enough memory for generating.*Generate fewer tokens",
-        ),
     ],
 )
 def test_what_is_refused(
@@ -517,8 +511,6 @@ def test_on_a_gpu(infer: Callable[..., tuple[str, str]]) -> None:
     assert re.search(r"2 models, .* of GPU memory, .* free", err)
     assert out.count("The river") == 2
     assert err.count("12 tokens in") == 2
-    with pytest.raises(DeviceError, match="not enough memory for generating"):
-        infer(*flags, "--prompt", "A", "--max-length", str(10**11))
 
 
 def test_free_memory_is_plausible() -> None:
@@ -583,6 +575,24 @@ def test_a_file_that_does_not_load_is_not_the_end(
         infer("--checkpoint", str(tmp_path / BEST))
 
 
+def test_a_run_of_broken_files_is_not_the_end(
+    infer: Callable[..., tuple[str, str]],
+    typed: Callable[..., list[str]],
+    trained: Workspace,
+    tmp_path: Path,
+) -> None:
+    good = (trained.config.paths.checkpoint_dir / OLD_RUN / LATEST).read_bytes()
+    for name, content in (("run_2026_01_02_00_00", b"broken"), ("run_2026_01_01_00_00", good)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / LATEST).write_bytes(content)
+    os.utime(tmp_path / "run_2026_01_01_00_00" / LATEST, (1, 1))  # the other one is listed first
+    typed("1", "1", "1", "2", "The", "1")
+    out, err = infer("--set", f"paths.checkpoint_dir={tmp_path}")
+    assert "none of its 1 checkpoints can be used" in err
+    assert "The" in out
+    assert "Goodbye." in err
+
+
 def test_a_file_that_vanishes_is_not_the_end(
     infer: Callable[..., tuple[str, str]],
     typed: Callable[..., list[str]],
@@ -620,9 +630,19 @@ def test_flags_answer_questions(
 
 
 def test_an_error_ends_only_the_answer(
-    infer: Callable[..., tuple[str, str]], typed: Callable[..., list[str]]
+    infer: Callable[..., tuple[str, str]],
+    typed: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    typed("The", "2", str(10**15), "", "", "", "again", "1")
+    generate = Engine.generate
+
+    def out_of_memory(engine: Engine, prompts: Any, sampling: Any) -> Any:
+        if sampling.max_length == 7:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        yield from generate(engine, prompts, sampling)
+
+    monkeypatch.setattr(Engine, "generate", out_of_memory)
+    typed("The", "2", "7", "", "", "", "again", "1")
     out, err = infer("--run", OLD_RUN, "--checkpoint", "latest")
     assert "error: not enough memory for generating" in err
     assert "again" in out

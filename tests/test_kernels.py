@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from model import LanguageModel
 from tests.tiny import tiny_config, tiny_model
 from utils.dropout import hash_dropout, score_mask
+from utils.inference_model import InferenceModel
 from utils.kernels import AVAILABLE
 
 pytestmark = [
@@ -179,6 +180,32 @@ def test_adding_and_normalising_and_their_gradients(
 
     again = residual_norm(x, Branch(values, bias), norm, dropout, key()[1])
     assert all(map(torch.equal, found, torch.autograd.grad(again, inputs, gradients)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("head_size", [16, 32, 64, 128])
+@torch.inference_mode()
+def test_a_step_of_few_kernels_is_the_plain_step(head_size: int, dtype: torch.dtype) -> None:
+    from utils.kernels import decoding
+
+    shape = {"hidden_size": 2 * head_size, "num_heads": 2, "max_position_embeddings": 512}
+    trained = tiny_model(tiny_config(model=shape))
+    model = InferenceModel.from_weights(
+        trained.config, trained.state_dict(), torch.device("cuda"), dtype
+    )
+    assert decoding.kernels_fit(model)
+    positions = torch.tensor([0, 1, 127, 128, 129, 300, 511], device="cuda")
+    token_ids = torch.randint(97, (7,), device="cuda")
+    ours, plain = model.new_cache(7, 512), model.new_cache(7, 512)
+    for cache in (ours, plain):
+        torch.manual_seed(0)
+        cache.keys.normal_()
+        cache.values.normal_()
+    found = decoding.decode_one(model, token_ids, positions, ours)
+    expected = model.decode(token_ids[:, None], positions[:, None], plain)[:, 0]
+    limit = 1e-5 if dtype == torch.float32 else ROUNDING
+    for mine, theirs in ((found, expected), (ours.keys, plain.keys), (ours.values, plain.values)):
+        assert error(mine, theirs) < limit
 
 
 def test_all_layers_share_their_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:

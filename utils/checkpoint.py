@@ -29,6 +29,7 @@ from utils.terminal import printable
 
 FORMAT_VERSION = 2
 _READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 had AdamW's state alone as its optimizer
+_NAME_CHARACTERS = 100  # of a weight's name that are told
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # exFAT, some network disks
 
 
@@ -200,7 +201,7 @@ def _check_kinds(known: Mapping[str, object], path: Path) -> None:
     if not odd and isinstance(progress, dict):
         odd += [] if isinstance(progress.get("step"), int | None) else ["progress.step"]
         loss = progress.get("validation_loss")
-        odd += [] if isinstance(loss, int | float | None) else ["progress.validation_loss"]
+        odd += [] if isinstance(loss, float | None) else ["progress.validation_loss"]
     if odd:
         raise CheckpointError(
             f"{path}: its {odd[0]} is not what a checkpoint holds", other_checkpoints(path)
@@ -229,7 +230,9 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], name: str) -> 
 def check_fit(weights: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], name: str) -> None:
     """Raise CheckpointError, for the file `name`, where weights are not those of these shapes."""
     problems = [f"{key} is missing" for key in shapes if key not in weights]
-    problems += [f"{printable(key)} is unknown" for key in weights if key not in shapes]
+    problems += [
+        f"{printable(key[:_NAME_CHARACTERS])} is unknown" for key in weights if key not in shapes
+    ]
     problems += [
         f"{key} is {tuple(weights[key].shape)}, not {tuple(shape)}"
         for key, shape in shapes.items()

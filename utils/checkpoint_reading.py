@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from utils.archive_records import Record, check_records, read_records
-from utils.errors import CheckpointError
+from utils.device import is_out_of_memory
+from utils.errors import CheckpointError, DeviceError
 from utils.runs import other_checkpoints, whole_checkpoint_beside
 from utils.sealing import NotWholeError, has_seal, verify
 from utils.terminal import printable
@@ -132,6 +133,10 @@ def _load(path: Path) -> tuple[object, list[int]]:
     except OSError:
         raise
     except Exception as error:  # torch.load raises many kinds on files that are not its own
+        if is_out_of_memory(error):
+            raise DeviceError(
+                f"{path}: not enough memory to read it", "Free some memory."
+            ) from None
         reason = " ".join(str(error).split())
         if "weights_only" in reason or "Unsupported" in reason:
             raise CheckpointError(

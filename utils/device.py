@@ -70,7 +70,8 @@ def release_memory(device: torch.device) -> None:
 
 # What torch says when a CPU, a GPU, or a library on it, has no memory left.
 _NO_MEMORY = re.compile(
-    r"can't allocate memory|size calculation overflowed|out of memory|STATUS_ALLOC_FAILED"
+    r"can't allocate memory|[Cc]annot allocate memory|size calculation overflowed|out of memory"
+    r"|STATUS_ALLOC_FAILED"
 )
 
 

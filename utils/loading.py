@@ -11,10 +11,11 @@ from torch import Tensor
 from utils.checkpoint import Checkpoint, check_fit, load_weights_only
 from utils.compile_cache import use_compile_cache
 from utils.config import Config
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, ConfigError
 from utils.inference_model import InferenceModel, names_in_checkpoint
 from utils.quantization import GROUP
 from utils.quantization import quantize as quantize_in_place
+from utils.terminal import warn
 
 _QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / GROUP}  # a number, its scales included
 
@@ -26,10 +27,14 @@ def load_for_inference(
 
     `config` is for files of older programs, which hold none. `quantize` is one of
     utils.quantization's names. On the CPU an fp32 model shares the file's memory map: the optimizer
-    takes no memory. Raises CheckpointError if the file, or a weight in it, cannot be used.
+    takes no memory, and a file that is overwritten in place, not replaced as training does, would
+    change the model. Raises CheckpointError if the file, or a weight in it, cannot be used.
     """
     if device.type == "cuda":  # where our kernels compile when they are first used
-        use_compile_cache(config.paths.compile_cache_dir)
+        try:
+            use_compile_cache(config.paths.compile_cache_dir)
+        except ConfigError as error:  # it only takes longer
+            warn(str(error))
     checkpoint = load_weights_only(path, config)
     check_fit(checkpoint.model, _expected_shapes(checkpoint), checkpoint.name)
     model = InferenceModel.from_weights(

@@ -25,7 +25,7 @@ SEEDS = 2**63
 class Sampling:
     """How to choose tokens, as config.json's `generation` says; `seed` None draws a fresh one.
 
-    Row i of a batch draws with `seed + i`.
+    Row i of a batch draws with `seed + i`. Raises UsageError for a value that has no meaning.
     """
 
     max_length: int
@@ -38,12 +38,9 @@ class Sampling:
     def from_config(cls, config: GenerationConfig, **given: float | int | None) -> Self:
         """The configured defaults, with the values of `given` that are not None instead."""
         chosen = {key: value for key, value in given.items() if value is not None}
-        sampling = cls(**{**config.model_dump(), **chosen})
-        sampling.check()
-        return sampling
+        return cls(**{**config.model_dump(), **chosen})
 
-    def check(self) -> None:
-        """Raise UsageError for a value that has no meaning."""
+    def __post_init__(self) -> None:
         for name, valid, rule in (
             ("max_length", self.max_length >= 0, "0 or more"),
             ("temperature", 0 <= self.temperature < math.inf, "0 or more"),

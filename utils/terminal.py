@@ -68,7 +68,8 @@ def warn(text: str) -> None:
 
 
 def say_error(error: object) -> None:
-    say(f"{style('error:', 'red', 'bold')} {error}")
+    shown = "\n".join(map(printable, str(error).split("\n")))
+    say(f"{style('error:', 'red', 'bold')} {shown}")
 
 
 def emit(text: str = "", end: str = "\n") -> None:
@@ -91,7 +92,8 @@ def emit(text: str = "", end: str = "\n") -> None:
 
 def is_interactive() -> bool:
     """Whether questions can be asked: both ends are a terminal. NO_COLOR has no say in it."""
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    streams = (sys.stdin, sys.stdout)  # None where one was closed
+    return all(stream is not None and stream.isatty() for stream in streams)
 
 
 def can_redraw(stream: IO[str]) -> bool:

@@ -11,7 +11,7 @@ from utils.chat.columns import Columns, bands, emit_columns, terminal_columns
 from utils.chat.completion import Completion, TextGeneration, complete
 from utils.chat.models import LoadedModel
 from utils.chat.report import Result, emit_json, say_restarts, say_statistics, say_summary
-from utils.chat.settings import SEEDS, Settings
+from utils.chat.settings import FRESH_SEEDS, Settings
 from utils.sampling import Sampling
 from utils.terminal import Progress, can_redraw, emit, printable, say, style
 
@@ -23,7 +23,7 @@ def answer(
 ) -> bool:
     """Continue one prompt with every model, all with the same seed; false if Ctrl-C stopped it."""
     if sampling.seed is None:
-        sampling = replace(sampling, seed=secrets.randbelow(SEEDS))
+        sampling = replace(sampling, seed=secrets.randbelow(FRESH_SEEDS))
     if not prompt:
         say("An empty prompt: the text begins at <s> alone.", "dim")
     side_by_side = bands(models, terminal_columns())

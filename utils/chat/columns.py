@@ -7,6 +7,7 @@ width.
 """
 
 import math
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,10 @@ def bands(items: Sequence[T], terminal_columns: int) -> list[Sequence[T]]:
 
 def terminal_columns() -> int:
     """The width of the terminal now; 80 where there is none."""
-    return shutil.get_terminal_size().columns
+    try:  # not by shutil alone: it would believe a COLUMNS that was exported long ago
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        return shutil.get_terminal_size().columns
 
 
 def emit_columns(texts: Sequence[str], *styles: str) -> None:

@@ -39,14 +39,12 @@ _NAMES = {
 _EMBEDDINGS = ("wte.weight", "wpe.weight")
 
 
-def export_folder(
-    trained: TrainedModel, folder: Path, dtype: str = "f32", overwrite: bool = False
-) -> None:
+def export_folder(trained: TrainedModel, folder: Path, dtype: str = "f32") -> None:
     """Write `folder`, whole or not at all: AutoModelForCausalLM and AutoTokenizer load it.
 
     Raises UsageError where `check_replaceable` does, and what `staged` does.
     """
-    check_replaceable(folder, overwrite)
+    check_replaceable(folder)
     config = trained.model.config
     pieces = pieces_by_id(trained.tokenizer_json)
     needed_bytes = trained.parameters * DTYPES[dtype].itemsize + len(trained.tokenizer_json)
@@ -71,17 +69,17 @@ def export_folder(
         write_json(new / _RECORD, {**trained.figures(), "dtype": dtype, "files": files})
 
 
-def check_replaceable(folder: Path, overwrite: bool) -> None:
-    """Raise UsageError if there is something else than an earlier export, unless `overwrite`."""
+def check_replaceable(folder: Path) -> None:
+    """Raise UsageError if there is something else than an earlier export."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file, not a folder", "Name another folder.")
-    if overwrite or not folder.exists():
+    if not folder.exists():
         return
     found = {path.name for path in folder.iterdir()}
     if found - _exported_names(folder):
         raise UsageError(
             f"{folder}: holds {min(found - _exported_names(folder))}, which no export put there",
-            "Name another folder, or give --overwrite, which deletes all that is in this one.",
+            "Name another folder: only earlier exports are replaced.",
         )
 
 
