@@ -410,7 +410,7 @@ def test_any_error_of_a_worker_names_its_file(
     assert failure.__cause__ is error
 
 
-def big_raw(folder: Path, records: int = 6_000) -> Path:
+def big_raw(folder: Path, records: int = 24_000) -> Path:
     """Enough work for a few seconds."""
     raw_dir = write_raw(folder, files=0)
     lines = b"".join(record(number) for number in range(records))
@@ -564,7 +564,7 @@ def kill_and_rerun(folder: Path, seed: int) -> None:
 
 
 def kill_often(folder: Path, tries: int) -> None:
-    big_raw(folder)
+    big_raw(folder, records=6_000)
     cleaner.main(arguments(folder))
     expected = contents(folder)
     for seed in range(tries):
