@@ -17,7 +17,12 @@ from utils.chat.selection import select
 from utils.checkpoint import Checkpoint, summarise_checkpoint
 from utils.cli import config_from, run_script, script_parser
 from utils.config import Config
-from utils.device import choose_device, describe_device, memory_errors, release_memory
+from utils.device import (
+    choose_device_for_inference,
+    describe_device,
+    memory_errors,
+    release_memory,
+)
 from utils.errors import CheckpointError, UsageError
 from utils.evaluating.documents import Candidate, DatasetFolder, Source, TextFile
 from utils.evaluating.report import Result, emit_json, emit_table, say_result, warn_of_differences
@@ -26,6 +31,7 @@ from utils.evaluation import Evaluation
 from utils.files import sha256_of
 from utils.loading import load_for_inference
 from utils.quantization import QUANTIZATIONS
+from utils.runs import short_names
 from utils.terminal import Progress, printable, say, say_error, warn
 from utils.tokenizer_files import TOKENIZER_FILE
 
@@ -55,12 +61,11 @@ def main(arguments: Sequence[str]) -> None:
     for path in paths:  # all that can be told without reading weights, before anything slow
         window_and_stride(summarise_checkpoint(path, config).config, path, settings)
     say(f"Device: {describe_device(settings.device)}", "dim")
-    has_one_folder = len({path.parent for path in paths}) == 1
     results: list[Result] = []
     failed: list[str] = []
     try:
-        for path in paths:
-            label = printable(path.name if has_one_folder else f"{path.parent.name}/{path.name}")
+        for path, name in zip(paths, short_names(paths), strict=True):
+            label = printable(name)
             label += f" {settings.quantize}" if settings.quantize else ""
             try:
                 results.append(evaluate_checkpoint(path, label, settings))
@@ -194,7 +199,7 @@ def _settings(args: argparse.Namespace, config: Config) -> Settings:
         if args.dataset is None:
             say(f"Neither --text nor --dataset: taking {config.paths.dataset_dir}", "dim")
         source = DatasetFolder(args.dataset or config.paths.dataset_dir, args.max_tokens, args.all)
-    device = choose_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = choose_device_for_inference(args.device)
     return Settings(
         config=config,
         device=device,

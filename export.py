@@ -21,7 +21,6 @@ from utils.exporting.trained import TrainedModel
 from utils.files import format_bytes
 from utils.loading import load_for_inference
 from utils.terminal import printable, say
-from utils.tokenizer_files import TOKENIZER_FILE, read_tokenizer_files
 
 HUGGING_FACE, GGUF = "hf", "gguf"
 GGUF_MAGIC = b"GGUF"
@@ -58,10 +57,8 @@ def load_trained(path: Path, config: Config) -> TrainedModel:
     Raises CheckpointError, or TokenizerError.
     """
     model, checkpoint = load_for_inference(path, config, torch.device("cpu"))
-    folder = config.paths.tokenizer_dir
-    tokenizer = CodeLlamaTokenizer.load_for(checkpoint, folder)
-    _, files = read_tokenizer_files(folder)
-    return TrainedModel(model, checkpoint, tokenizer.name, files[TOKENIZER_FILE])
+    tokenizer = CodeLlamaTokenizer.load_for(checkpoint, config.paths.tokenizer_dir)
+    return TrainedModel(model, checkpoint, tokenizer.name, tokenizer.json)
 
 
 def _target(args: argparse.Namespace) -> tuple[str, Path]:

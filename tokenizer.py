@@ -114,6 +114,11 @@ class CodeLlamaTokenizer:
                 )
         return cls.load(folder, checkpoint.config)
 
+    @property
+    def json(self) -> bytes:
+        """tokenizer.json, which alone decides the ids, as it was read."""
+        return self._files[TOKENIZER_FILE]
+
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files, unchanged, and their digests into `folder`."""
         write_tokenizer_files(folder, self.name, self.source, self._files)
@@ -202,9 +207,7 @@ class CodeLlamaTokenizer:
     @cached_property
     def _engine(self) -> Engine:
         """Made at the first use: a script that encodes a prompt does without it."""
-        return bulk_engine(
-            self._engine_name, self._stock, self._files[TOKENIZER_FILE], self._origin
-        )
+        return bulk_engine(self._engine_name, self._stock, self.json, self._origin)
 
     def _as_uint16(self, ids: NDArray[np.uint32]) -> Ids:
         if ids.size and ids.max() >= self.vocab_size:

@@ -38,7 +38,7 @@ from utils.device import autocast, choose_device
 from utils.errors import UsageError
 from utils.exporting.hugging_face import export_folder
 from utils.exporting.trained import TrainedModel
-from utils.generation import Engine
+from utils.generation import NEVER, Engine
 from utils.inference_model import InferenceModel
 from utils.loading import inference_dtype, load_for_inference
 from utils.sampling import Sampling
@@ -47,7 +47,6 @@ from utils.tokenizer_files import TOKENIZER_FILE, read_tokenizer_files
 OURS, HUGGING_FACE = "ours", "Hugging Face"
 PACKAGES = ("torch", "transformers", "triton", "numpy")
 TEMPERATURE, TOP_K = 0.8, 50
-NEVER = -1  # an id that no token has
 PROMPT_TOKENS, LONG_PROMPT_TOKENS = 16, 256
 COPIED_BYTES = 2**30
 

@@ -36,7 +36,7 @@ from model import create_model
 from utils.cli import config_from, run_script
 from utils.config import Config
 from utils.device import choose_device, describe_device
-from utils.generation import Engine
+from utils.generation import NEVER, Engine
 from utils.inference_model import InferenceModel
 from utils.loading import inference_dtype, load_for_inference
 from utils.quantization import QUANTIZATIONS, quantize
@@ -49,7 +49,6 @@ TORCHAO_KINDS = {
     "torchao int8 dynamic": "Int8DynamicActivationInt8WeightConfig",
 }
 PACKAGES = ("torch", "torchao", "numpy")
-NEVER = -1  # an id that no token has
 SHORT_PROMPT_TOKENS = 16
 LONG_PROMPT_TOKENS = 256
 ROWS = 8  # of a batch when perplexity is measured

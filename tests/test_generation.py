@@ -15,14 +15,13 @@ from tests.test_model import hugging_face_twin, random_ids
 from tests.tiny import tiny_config, tiny_model
 from utils.config import GenerationConfig
 from utils.errors import CheckpointError, UsageError
-from utils.generation import Engine, Step
+from utils.generation import NEVER, Engine, Step
 from utils.inference_model import InferenceModel
 from utils.quantization import quantize
 from utils.sampling import Sampling
 
 GREEDY = Sampling(max_length=40, temperature=0.0, top_k=0, top_p=1.0)
 RANDOM = Sampling(max_length=40, temperature=1.5, top_k=0, top_p=1.0, seed=5)
-NEVER = -1  # an id that no token has
 CPU = torch.device("cpu")
 
 

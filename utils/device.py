@@ -40,6 +40,11 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
+def choose_device_for_inference(name: str | None) -> torch.device:
+    """The device that `name` asks for, by default a GPU if there is one: a CPU will do."""
+    return choose_device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def describe_device(device: torch.device) -> str:
     """For people: "NVIDIA H100 80GB HBM3 (78.4 of 79.2 GiB free)" or "CPU (2 threads)"."""
     if device.type == "cpu":

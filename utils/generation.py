@@ -17,6 +17,7 @@ from utils.errors import CheckpointError, UsageError
 from utils.inference_model import InferenceModel, KeyValueCache
 from utils.sampling import Sampling, draw, random_keys, seeds_of_rows
 
+NEVER = -1  # as an `eos_id`: no token has it, so only their length ends texts
 WARM_UP_STEPS = 3  # before a capture: kernels compile, libraries take their workspaces
 
 
@@ -40,7 +41,7 @@ class Engine:
         self.model, self.eos_id, self.pad_id = model, eos_id, pad_id
         self._uses_graphs = uses_graphs and model.device.type == "cuda"
         self.looks_ahead = model.device.type == "cuda"  # computes a step while one is looked at
-        self._idle: dict[int, _CachedReader] = {}  # by rows; the last one
+        self._idle: _CachedReader | None = None  # with its graph, of the last number of rows
 
     def readable(self, tokens: int) -> int:
         """How many of the last of so many tokens the model reads at once."""
@@ -75,7 +76,7 @@ class Engine:
             yield from self._steps(context, reader, sampling)
         finally:
             if isinstance(reader, _CachedReader) and reader.graph is not None:
-                self._idle = {len(prompts): reader}
+                self._idle = reader
 
     def _steps(self, context: "_Context", reader: "_Reader", sampling: Sampling) -> Iterator[Step]:
         device = self.model.device
@@ -119,9 +120,10 @@ class Engine:
     def _take_reader(self, context: "_Context", max_length: int) -> "_Reader":
         if not self.model.config.model.use_cache:
             return _RecomputingReader(self.model)
-        if idle := self._idle.pop(context.rows, None):
+        idle, self._idle = self._idle, None
+        if idle is not None and len(idle.token_ids) == context.rows:
             return idle
-        self._idle.clear()  # its memory may be needed
+        del idle  # its memory may be needed
         capacity = context.limit
         if not self._uses_graphs:
             capacity = min(context.limit, max(context.seen) + max_length)

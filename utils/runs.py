@@ -3,7 +3,7 @@
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,12 @@ def prune_step_checkpoints(folder: Path, keep: int) -> None:
     by_age = sorted(steps, key=lambda file: file.modified_seconds, reverse=True)
     for file in by_age[keep:]:
         file.path.unlink(missing_ok=True)
+
+
+def short_names(paths: Collection[Path]) -> list[str]:
+    """What to call checkpoints: by file, and by run as well where they are of several."""
+    has_one_folder = len({path.parent for path in paths}) == 1
+    return [path.name if has_one_folder else f"{path.parent.name}/{path.name}" for path in paths]
 
 
 def find_checkpoint(path: Path) -> Path:

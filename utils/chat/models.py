@@ -17,6 +17,7 @@ from utils.errors import CheckpointError, ConfigError, DeviceError
 from utils.files import format_bytes
 from utils.generation import Engine
 from utils.loading import inference_dtype, load_for_inference, required_bytes
+from utils.runs import short_names
 from utils.terminal import format_seconds, is_interactive, printable, say, say_error, warn
 
 # Finds the tokenizer that a checkpoint was trained with.
@@ -66,10 +67,8 @@ def load_models(
             summaries[path] = summarise_checkpoint(path, settings.config)
     if not summaries or not _may_load(list(summaries.values()), settings):
         return []
-    has_one_folder = len({path.parent for path in summaries}) == 1
     models: list[LoadedModel] = []
-    for path, summary in summaries.items():
-        label = path.name if has_one_folder else f"{path.parent.name}/{path.name}"
+    for label, (path, summary) in zip(short_names(summaries), summaries.items(), strict=True):
         say(f"Loading {printable(label)}, {format_bytes(path.stat().st_size)}", "dim")
         with noted(path, problems):
             models.append(_load(path, label, summary, settings, load_codec))

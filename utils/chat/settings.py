@@ -9,7 +9,7 @@ import torch
 from utils.chat.menus import PARAMETERS, parameter_flag
 from utils.cli import config_from, script_parser
 from utils.config import Config
-from utils.device import choose_device
+from utils.device import choose_device_for_inference
 from utils.errors import UsageError
 from utils.quantization import QUANTIZATIONS
 from utils.sampling import Sampling
@@ -38,7 +38,7 @@ def settings_from(args: argparse.Namespace) -> Settings:
     given = {name: getattr(args, name) for name in PARAMETERS}
     return Settings(
         config=config,
-        device=choose_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        device=choose_device_for_inference(args.device),
         sampling=Sampling.from_config(config.generation, **given, seed=args.seed),
         samples=args.num_samples,
         quantize=args.quantize,
