@@ -4,14 +4,22 @@ Without flags it asks: one model or several, which run, which checkpoints, then 
 prompt. Each question has a flag. Text goes to stdout, everything else to stderr.
 """
 
+if __name__ == "__main__":  # first, for the other imports take seconds
+    from utils.interrupts import quit_on_interrupt
+
+    quit_on_interrupt()
+
 import argparse
+import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizer import CodeLlamaTokenizer
 from utils.chat.answers import answer
-from utils.chat.menus import QUIT, Quit, ask_line, choose_sampling, remember, use_history
+from utils.chat.line_editing import remember, start_line_editing, unfinished_line
+from utils.chat.menus import QUIT, Quit, ask_line, choose_sampling
 from utils.chat.models import LoadedModel, load_models
 from utils.chat.prompts import STANDARD_INPUT, given_prompts, read_prompt
 from utils.chat.selection import select
@@ -20,6 +28,7 @@ from utils.checkpoint import Checkpoint
 from utils.cli import run_script
 from utils.device import describe_device, release_memory
 from utils.errors import CheckpointError, PipelineError, UsageError
+from utils.interrupts import SAME_SIGNAL_SECONDS
 from utils.runs import list_runs
 from utils.sampling import Sampling
 from utils.terminal import emit, is_interactive, say, say_error
@@ -49,24 +58,29 @@ def main(arguments: Sequence[str]) -> None:
 
 def chat(args: argparse.Namespace, settings: Settings) -> None:
     """Choose models and talk to them, until Quit; a file that does not load is not the end."""
-    use_history()
+    start_line_editing()
     problems: dict[Path, str] = {}
+    models: list[LoadedModel] = []
+    custom: Sampling | None = None
     while True:
         try:
             paths = select(args.run, args.checkpoint, settings.config, problems)
+        except KeyboardInterrupt:
+            if not models:
+                raise
+            say("\nThe models stay as they are.", "dim")
         except CheckpointError as error:  # a run without a usable file; there may be others
             runs = list_runs(settings.config.paths.checkpoint_dir)
-            if args.run or args.checkpoint or len(runs) < 2:
+            if not models and (args.run or args.checkpoint or len(runs) < 2):
                 raise
             say_error(error)
-            continue
-        models = load(paths, settings, None if args.checkpoint else problems)
+        else:
+            models.clear()  # there may not be memory for these and the next ones
+            release_memory(settings.device)
+            models += load_chosen(paths, args, settings, problems)
         if models:
-            converse(models, settings)
+            custom = converse(models, settings, custom)
             args.run = None  # other models are wanted
-        args.checkpoint = None
-        models.clear()
-        release_memory(settings.device)
 
 
 def answer_all(paths: Sequence[Path], prompts: Sequence[str], settings: Settings) -> None:
@@ -85,23 +99,64 @@ def answer_all(paths: Sequence[Path], prompts: Sequence[str], settings: Settings
             raise KeyboardInterrupt
 
 
-def converse(models: Sequence[LoadedModel], settings: Settings) -> None:
-    """Answer prompt after prompt, until other models are wanted. Errors end only an answer."""
-    custom: Sampling | None = None
+def load_chosen(
+    paths: Sequence[Path], args: argparse.Namespace, settings: Settings, problems: dict[Path, str]
+) -> list[LoadedModel]:
+    """The models that the flags or the answers named; none if Ctrl-C says to ask again."""
+    is_named, args.checkpoint = bool(args.checkpoint), None
+    try:
+        return load(paths, settings, None if is_named else problems)
+    except KeyboardInterrupt:
+        if is_named:
+            raise
+        say("\nNothing was loaded.", "dim")
+        return []
+
+
+def converse(
+    models: Sequence[LoadedModel], settings: Settings, custom: Sampling | None
+) -> Sampling | None:
+    """Answer prompt after prompt, until other models are wanted. Errors end only an answer.
+
+    Takes and returns the last parameters that were not the default ones.
+    """
+    stopped_seconds = -math.inf
     while True:
         say(f"\nPrompt ({QUIT} quits, {OTHER_MODELS} chooses other models)", "bold")
-        prompt = ask_line("> ", "--prompt", strip=False)
+        prompt = ask_prompt(stopped_seconds)
         if prompt.strip() == OTHER_MODELS:
-            return
+            return custom
         remember(prompt)
-        sampling = settings.sampling
-        if settings.asks_sampling:
-            sampling = choose_sampling(settings.sampling, custom)
-            custom = sampling if sampling != settings.sampling else custom
         try:
-            answer(models, prompt, sampling, settings)
+            sampling = settings.sampling
+            if settings.asks_sampling:
+                sampling = choose_sampling(settings.sampling, custom)
+                custom = sampling if sampling != settings.sampling else custom
+            is_stopped = not answer(models, prompt, sampling, settings)
+        except KeyboardInterrupt:  # at a question, or before the first token
+            is_stopped = True
+            say()
         except PipelineError as error:
+            is_stopped = False
             say_error(error)
+        if is_stopped:
+            stopped_seconds = time.monotonic()
+
+
+def ask_prompt(stopped_seconds: float) -> str:
+    """A prompt, less the newline at the end of what was pasted.
+
+    Ctrl-C drops a line that was begun. At an empty one it is raised, unless it is the second of
+    two that were meant for the text which ended at `stopped_seconds`.
+    """
+    while True:
+        try:
+            return ask_line("> ", "--prompt", strip=False).removesuffix("\n")
+        except KeyboardInterrupt:
+            is_late = time.monotonic() - stopped_seconds < SAME_SIGNAL_SECONDS
+            if not (is_late or unfinished_line()):
+                raise
+            say()
 
 
 def load(

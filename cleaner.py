@@ -5,6 +5,11 @@ the script runs again; one whose raw file or settings changed is done again. The
 compared, and of pages that are there several times the newest stays.
 """
 
+if __name__ == "__main__":  # first, for the other imports take seconds
+    from utils.interrupts import quit_on_interrupt
+
+    quit_on_interrupt()
+
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -4,6 +4,11 @@ Files that are finished and unchanged since an earlier run are kept; what was ma
 text, another tokenizer or other settings is made again.
 """
 
+if __name__ == "__main__":  # first, for the other imports take seconds
+    from utils.interrupts import quit_on_interrupt
+
+    quit_on_interrupt()
+
 import shlex
 import time
 from collections.abc import Generator, Sequence

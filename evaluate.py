@@ -4,6 +4,11 @@ Loss (nats a token), perplexity and bits per byte, each token read in a sliding 
 --text it is the held-out documents of the dataset. Results go to stdout, everything else to stderr.
 """
 
+if __name__ == "__main__":  # first, for the other imports take seconds
+    from utils.interrupts import quit_on_interrupt
+
+    quit_on_interrupt()
+
 import argparse
 import time
 from collections.abc import Sequence
@@ -23,20 +28,22 @@ from utils.device import (
     memory_errors,
     release_memory,
 )
-from utils.errors import CheckpointError, UsageError
+from utils.errors import CheckpointError, TokenizerError, UsageError
 from utils.evaluating.documents import Candidate, DatasetFolder, Source, TextFile
 from utils.evaluating.report import Result, emit_json, emit_table, say_result, warn_of_differences
 from utils.evaluating.sliding_window import places_of, total_nats
 from utils.evaluation import Evaluation
-from utils.files import sha256_of
 from utils.loading import load_for_inference
 from utils.quantization import QUANTIZATIONS
 from utils.runs import short_names
 from utils.terminal import Progress, printable, say, say_error, warn
-from utils.tokenizer_files import TOKENIZER_FILE
 
 # Windows at once, by kind of device: a GPU is filled by many, a CPU by few, with news more often.
 BATCH_SIZES = {"cuda": 32, "cpu": 4}
+
+# What is wrong with one of several checkpoints, its tokenizer, or its width for int4: the others
+# are still evaluated. Wrong text, or too little memory, is for all of them alike.
+OF_ONE_CHECKPOINT = (CheckpointError, TokenizerError, UsageError)
 
 
 @dataclass(frozen=True)
@@ -65,20 +72,20 @@ def main(arguments: Sequence[str]) -> None:
     failed: list[str] = []
     try:
         for path, name in zip(paths, short_names(paths), strict=True):
-            label = printable(name)
-            label += f" {settings.quantize}" if settings.quantize else ""
+            label = f"{printable(name)} {settings.quantize or ''}".rstrip()
             try:
-                results.append(evaluate_checkpoint(path, label, settings))
-            except CheckpointError as error:
+                result = evaluate_checkpoint(path, label, settings)
+            except OF_ONE_CHECKPOINT as error:
                 if len(paths) == 1:
                     raise
                 say_error(error)
                 failed.append(label)
-                continue
+            else:
+                results.append(result)
+                say_result(result)
+                if args.json:
+                    emit_json(result)
             release_memory(settings.device)
-            say_result(results[-1])
-            if args.json:
-                emit_json(results[-1])
     finally:  # what was measured before an error or Ctrl-C is not lost
         if results and not args.json:
             emit_table(results)
@@ -93,10 +100,10 @@ def evaluate_checkpoint(path: Path, label: str, settings: Settings) -> Result:
     say(f"Loading {label}", "dim")
     with memory_errors(f"loading {path}", "Free memory, or give --device cpu."):
         model, checkpoint = load_for_inference(path, settings.config, device, settings.quantize)
-    tokenizer = load_tokenizer(checkpoint, settings.config.paths.tokenizer_dir)
-    warn_of_training_text(checkpoint, label, source)
+    tokenizer = CodeLlamaTokenizer.load_for(checkpoint, settings.config.paths.tokenizer_dir)
     with memory_errors(f"the tokens of {source.path}", "Give --max-tokens, or a smaller text."):
         documents = source.documents(Candidate(checkpoint, tokenizer))
+    warn_of_training_text(checkpoint, label, source)
     window, stride = window_and_stride(checkpoint.config, path, settings)
     places = places_of(documents.offsets, window, stride)
     read_tokens = int(places.lengths.sum())
@@ -129,21 +136,6 @@ def evaluate_checkpoint(path: Path, label: str, settings: Settings) -> Result:
         device=str(device),
         seconds=time.monotonic() - start_seconds,
     )
-
-
-def load_tokenizer(checkpoint: Checkpoint, folder: Path) -> CodeLlamaTokenizer:
-    """The tokenizer of a checkpoint: the one in `folder`, or where its own configuration had it.
-
-    Models of several tokenizers are compared, which one configuration cannot name.
-    """
-    own = checkpoint.config.paths.tokenizer_dir
-
-    def is_in(place: Path) -> bool:
-        file = place / TOKENIZER_FILE
-        return file.is_file() and sha256_of(file) == checkpoint.tokenizer_sha256
-
-    is_elsewhere = not is_in(folder) and is_in(own)
-    return CodeLlamaTokenizer.load_for(checkpoint, own if is_elsewhere else folder)
 
 
 def window_and_stride(config: Config, path: Path, settings: Settings) -> tuple[int, int]:

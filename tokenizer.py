@@ -5,6 +5,11 @@ bulk text through the engine that `tokenizer.engine` names. Every other script t
 `CodeLlamaTokenizer.load` or `load_or_fetch`, so that the checks below hold wherever ids are made.
 """
 
+if __name__ == "__main__":  # first, for the other imports take seconds
+    from utils.interrupts import quit_on_interrupt
+
+    quit_on_interrupt()
+
 import argparse
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,8 +20,6 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 from utils.cli import config_from, run_script, script_parser
 from utils.config import Config
@@ -30,15 +33,12 @@ from utils.tokenizer_files import (
     TokenizerInfo,
     download_tokenizer_files,
     read_tokenizer_files,
-    sha256_of_bytes,
     write_tokenizer_files,
 )
+from utils.tokenizer_layout import BOS_PIECE, EOS_PIECE, UNK_PIECE, misfits, parse, token_bytes
 
 if TYPE_CHECKING:
     from utils.checkpoint import Checkpoint  # imports torch, which tokenizing does without
-
-BOS_PIECE, EOS_PIECE, UNK_PIECE = "<s>", "</s>", "<unk>"
-BYTE_PIECES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 # Scripts, spaces, controls, an emoji of five code points, and text that looks like control tokens.
 PROBE = '  Hello,  "wörld"\n\tdef f(x):\u2029漢字 العربية 🧑🏽‍🚀\x00\x7f <s>a</s><unk> '
@@ -70,9 +70,9 @@ class CodeLlamaTokenizer:
         """Use `load`. `files` are bytes by file name; `origin` names their place in errors."""
         self.name = info.name
         self.source = info.source  # the tokenizer.source it was fetched from, if it was
-        self.sha256 = sha256_of_bytes(files[TOKENIZER_FILE])
+        self.sha256 = info.sha256[TOKENIZER_FILE]
         self._files = dict(files)
-        self._tokenizer = _parse(origin, files[TOKENIZER_FILE])
+        self._tokenizer = parse(origin, files[TOKENIZER_FILE])
         self._stock = StockEngine(self._tokenizer)
         self._engine_name, self._origin = config.tokenizer.engine, origin
         self.vocab_size = config.model.vocab_size
@@ -80,7 +80,7 @@ class CodeLlamaTokenizer:
         self.eos_id = config.tokenizer.eos_token_id
         self.unk_id = config.tokenizer.unk_token_id
         self.pad_id = config.tokenizer.pad_token_id
-        problems = list(_misfits(self._tokenizer, config)) or list(self._failed_probes())
+        problems = list(misfits(self._tokenizer, config)) or list(self._failed_probes())
         if problems:
             raise TokenizerError(
                 f"{origin}: this tokenizer does not fit the configuration:\n"
@@ -101,18 +101,30 @@ class CodeLlamaTokenizer:
 
     @classmethod
     def load_for(cls, checkpoint: "Checkpoint", folder: Path) -> Self:
-        """The saved tokenizer; CheckpointError if the checkpoint was trained with another one."""
-        file = folder / TOKENIZER_FILE
-        if checkpoint.tokenizer_sha256 and file.exists():
-            found = sha256_of(file)
-            if found != checkpoint.tokenizer_sha256:
-                raise CheckpointError(
-                    f"{checkpoint.name}: was trained with another tokenizer (SHA-256"
-                    f" {checkpoint.tokenizer_sha256[:16]}) than the one in {folder}"
-                    f" ({found[:16]})",
-                    "Name the folder of its tokenizer: --set paths.tokenizer_dir=FOLDER",
-                )
-        return cls.load(folder, checkpoint.config)
+        """The tokenizer of a checkpoint: in `folder`, or where its own configuration had it.
+
+        Models of several tokenizers are compared, which one configuration cannot name. One that
+        does not say which it was trained with takes what is in `folder`. Raises CheckpointError
+        if that is another, and TokenizerError if there is none.
+        """
+        wanted, own = checkpoint.tokenizer_sha256, checkpoint.config.paths.tokenizer_dir
+        problem: CheckpointError | TokenizerError | None = None  # with `folder`, which comes first
+        for place in (folder, own) if wanted and own != folder else (folder,):
+            try:
+                info, files = read_tokenizer_files(place)
+            except TokenizerError as error:
+                problem = problem or error
+                continue
+            found = info.sha256[TOKENIZER_FILE]
+            if not wanted or found == wanted:
+                return cls(info, files, checkpoint.config, origin=str(place))
+            problem = problem or CheckpointError(
+                f"{checkpoint.name}: was trained with another tokenizer (SHA-256 {wanted[:16]})"
+                f" than the one in {place} ({found[:16]})",
+                "Name the folder of its tokenizer: --set paths.tokenizer_dir=FOLDER",
+            )
+        assert problem is not None
+        raise problem
 
     @property
     def json(self) -> bytes:
@@ -180,15 +192,7 @@ class CodeLlamaTokenizer:
         Their sum over the ids of a text is one more than its length in bytes: the encoder puts a
         space before each text. U+2581, which comes back as a space, counts as one.
         """
-        byte_pieces = frozenset(BYTE_PIECES)
-        sizes = [
-            1 if piece in byte_pieces else len(piece.replace("▁", " ").encode())
-            for piece in self.pieces(range(self.vocab_size))
-        ]
-        for token_id, token in self._tokenizer.get_added_tokens_decoder().items():
-            if token.special:
-                sizes[token_id] = 0
-        return sizes
+        return token_bytes(self._tokenizer)
 
     def summary(self) -> str:
         """What this tokenizer is, in a few lines for people."""
@@ -334,44 +338,6 @@ def _show_encoding(tokenizer: CodeLlamaTokenizer, text: str) -> None:
     emit(f"pieces: {' '.join(tokenizer.pieces(ids))}")
     emit(f"tokens: {len(ids)}")
     emit(f"characters per token: {len(text) / max(len(ids), 1):.2f}")
-
-
-def _parse(origin: str, content: bytes) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_buffer(content)
-    except ValueError as error:
-        raise TokenizerError(
-            f"{origin}: {TOKENIZER_FILE} is damaged or no tokenizer: {error}",
-            FETCH_AGAIN,
-        ) from None
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _misfits(tokenizer: Tokenizer, config: Config) -> Iterator[str]:
-    """What keeps this tokenizer from being the one that `config` describes."""
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    if len(vocabulary) != config.model.vocab_size:
-        yield (
-            f"it has {len(vocabulary):,} tokens, but model.vocab_size is"
-            f" {config.model.vocab_size:,}"
-        )
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        yield f"its ids are not 0 to {len(vocabulary) - 1}"
-    for piece, key in (
-        (BOS_PIECE, "bos_token_id"),
-        (EOS_PIECE, "eos_token_id"),
-        (UNK_PIECE, "unk_token_id"),
-    ):
-        expected = getattr(config.tokenizer, key)
-        if vocabulary.get(piece) != expected:
-            yield f"{piece} has id {vocabulary.get(piece)}, but tokenizer.{key} is {expected}"
-    model = tokenizer.model
-    missing = sum(piece not in vocabulary for piece in BYTE_PIECES)
-    if missing or not isinstance(model, BPE) or not model.byte_fallback:
-        yield f"it is no BPE with byte fallback ({missing} of 256 byte tokens are missing)"
 
 
 if __name__ == "__main__":

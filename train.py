@@ -4,6 +4,11 @@ Writes checkpoints to checkpoints/run_.../, and logs to logs/tensorboard and log
 Ctrl-C saves and says how to resume; a resumed run is the uninterrupted one.
 """
 
+if __name__ == "__main__":  # first, for the other imports take seconds
+    from utils.interrupts import quit_on_interrupt
+
+    quit_on_interrupt()
+
 import itertools
 import shlex
 import time

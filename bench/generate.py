@@ -133,6 +133,9 @@ def _hugging_face(
     config: Config, checkpoint: Checkpoint, device: torch.device, folder: Path
 ) -> Generate:
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
     _, files = read_tokenizer_files(config.paths.tokenizer_dir)
     cpu = _of(checkpoint, torch.device("cpu"), torch.float32)

@@ -18,13 +18,13 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 
 from demo import DEMO_CONFIG_PATH
-from tokenizer import BOS_PIECE, BYTE_PIECES, EOS_PIECE, UNK_PIECE
 from utils.articles import cleaned_files, read_articles
 from utils.cli import config_from, run_script, script_parser
 from utils.errors import ConfigError, TokenizerError
 from utils.files import atomic_write
 from utils.terminal import say
 from utils.tokenizer_files import TOKENIZER_FILE
+from utils.tokenizer_layout import BOS_PIECE, BYTE_PIECES, EOS_PIECE, UNK_PIECE
 
 SPACE = "\u2581"  # stands for a space inside pieces
 FIXED_PIECES = (UNK_PIECE, BOS_PIECE, EOS_PIECE, *BYTE_PIECES)

@@ -11,10 +11,14 @@ import sys
 import termios
 import time
 import unicodedata
+from contextlib import suppress
+
+import pytest
 
 from tests.conftest import REPOSITORY
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_PASTING = re.compile(r"\x1b\[\?2004([hl])")  # "mark what is pasted", on and off: nothing to see
 _SEQUENCE = re.compile(r"\x1b\[(\??[0-9;]*)([A-Za-z])")
 
 
@@ -36,6 +40,7 @@ class Terminal:
             start_new_session=True,
         )
         self.screen = ""
+        self.marks_pasted = False
         self.seen = 0
 
     def resize(self, columns: int, rows: int = 24) -> None:
@@ -60,16 +65,35 @@ class Terminal:
         ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
         if not ready:
             raise TimeoutError(f"{awaited!r} did not come; the screen:\n{self.screen}")
-        self.screen += os.read(self.master, 65536).decode("utf-8", "replace")
+        read = os.read(self.master, 65536).decode("utf-8", "replace")
+        self.screen += read
+        for code in _PASTING.findall(self.screen):
+            self.marks_pasted = code == "h"
+        self.screen = _PASTING.sub("", self.screen)
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
+
+    def paste(self, text: str) -> None:
+        """As terminals do it: marked as pasted only for a program that has asked for that."""
+        self.type(f"\x1b[200~{text}\x1b[201~" if self.marks_pasted else text)
 
     def answer(self, question: str, text: str) -> str:
         """Wait for a question and type a line; returns what stood before the question."""
         shown = self.expect(question)
         self.type(text + "\n")
         return shown
+
+    def interrupt(self, words: str) -> str:
+        """Ctrl-C at a question, until `words` appear; returns what came up to them.
+
+        One that comes just before input() listens waits for the next key.
+        """
+        for _ in range(20):
+            self.type("\x03")
+            with suppress(TimeoutError):
+                return self.expect(words, seconds=3)
+        raise TimeoutError(f"{words!r} did not come; the screen:\n{self.screen}")
 
     def exit_code(self) -> int:
         return self.process.wait(timeout=30)
@@ -79,6 +103,26 @@ class Terminal:
         self.process.wait()
         os.close(self.slave)
         os.close(self.master)
+
+
+def type_answers(monkeypatch: pytest.MonkeyPatch, *answers: str | BaseException) -> list[str]:
+    """Answer the questions of this process, in order, then with Ctrl-D; returns them as they come.
+
+    An answer that is an exception is raised, as KeyboardInterrupt is by Ctrl-C.
+    """
+    left, asked = list(answers), []
+
+    def ask(question: str, flag: str, strip: bool = True) -> str:
+        asked.append(question)
+        answer = left.pop(0) if left else EOFError()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("utils.chat.menus.ask", ask)
+    for module in ("Inference", "utils.chat.selection"):
+        monkeypatch.setattr(f"{module}.is_interactive", lambda: True)
+    return asked
 
 
 def shown_lines(sent: str, columns: int) -> list[str]:

@@ -1,10 +1,8 @@
 """utils/chat/menus.py: what answers to its questions mean."""
 
-from collections.abc import Callable
-
 import pytest
 
-from utils.chat import menus
+from tests.terminals import type_answers
 from utils.chat.menus import (
     Quit,
     aligned,
@@ -16,23 +14,6 @@ from utils.chat.menus import (
 )
 from utils.errors import UsageError
 from utils.sampling import Sampling
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Answers questions, in order, then with Ctrl-D."""
-
-    def answers(*lines: str) -> None:
-        left = list(lines)
-
-        def ask(question: str, flag: str, strip: bool = True) -> str:
-            if not left:
-                raise EOFError
-            return left.pop(0)
-
-        monkeypatch.setattr(menus, "ask", ask)
-
-    return answers
 
 
 @pytest.mark.parametrize(
@@ -60,8 +41,8 @@ def test_parameters_are_checked() -> None:
         with_parameter(defaults, "top_k", "1.5")
 
 
-def test_end_of_input_is_quit(typed: Callable[..., None]) -> None:
-    typed()
+def test_end_of_input_is_quit(monkeypatch: pytest.MonkeyPatch) -> None:
+    type_answers(monkeypatch)
     with pytest.raises(Quit):
         ask_choice("Mode", "--checkpoint", 2, 1)
 
@@ -69,8 +50,8 @@ def test_end_of_input_is_quit(typed: Callable[..., None]) -> None:
 @pytest.mark.parametrize(
     ("answers", "is_yes"), [(["y"], True), (["maybe", "YES"], True), ([""], False), (["no"], False)]
 )
-def test_yes_or_no(typed: Callable[..., None], answers: list[str], is_yes: bool) -> None:
-    typed(*answers)
+def test_yes_or_no(monkeypatch: pytest.MonkeyPatch, answers: list[str], is_yes: bool) -> None:
+    type_answers(monkeypatch, *answers)
     assert ask_yes("Load anyway?", "--quantize") is is_yes
 
 

@@ -15,6 +15,7 @@ from utils.chat.models import load_models
 from utils.chat.settings import Settings
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.errors import DeviceError
+from utils.generation import Engine
 from utils.sampling import Sampling
 
 
@@ -74,6 +75,19 @@ def test_sizes_are_said(
     free(None)
     load_models(paths, settings(), codec_of, None)
     assert re.search(r"of main memory\n", capsys.readouterr().err), "where nobody knows"
+
+
+def test_models_are_warm_before_the_first_prompt(
+    paths: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warmed: list[tuple[int, int]] = []
+
+    def warm_up(engine: Engine, samples: int) -> None:
+        warmed.append((samples, capsys.readouterr().err.count("ready in")))
+
+    monkeypatch.setattr(Engine, "warm_up", warm_up)
+    load_models(paths, settings(samples=3), codec_of, None)
+    assert warmed == [(3, 0), (3, 1)], "each for its samples, and before it is said to be ready"
 
 
 def test_what_does_not_fit_is_refused_before_it_is_loaded(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -68,6 +69,17 @@ def test_a_full_window_is_said_once_a_text(
     assert said.count("\n") == 1
     say_restarts([result("one"), result("two", restarts=1)])
     assert capsys.readouterr().err.startswith("two: the window")
+
+
+def test_windows_full_of_several_samples_are_said_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    samples = [result(restarts=count).completions[0] for count in (2, 0, 1)]
+    say_restarts([replace(result(), completions=samples)])
+    assert capsys.readouterr().err == (
+        "the window of 512 tokens was full in 2 of 3 samples: generation went on from its last"
+        " half\n"
+    )
 
 
 def test_the_summary_names_the_best(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,8 +27,10 @@ from utils.articles import cleaned_files
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.config import Config
 from utils.config_file import override
-from utils.errors import CheckpointError, DataError, DatasetError, DeviceError, UsageError
+from utils.errors import CheckpointError, DataError, DeviceError, TokenizerError, UsageError
 from utils.evaluating.documents import Candidate, DatasetFolder, Documents
+from utils.evaluating.report import Result, emit_table
+from utils.evaluation import Evaluation
 from utils.inference_model import InferenceModel
 from utils.runs import BEST, LATEST
 from utils.token_files import read_metadata
@@ -123,6 +125,27 @@ def run(trained: Trained, capsys: pytest.CaptureFixture[str]) -> Run:
 def figures(out: str) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(out)
     return values
+
+
+def result_of(number: int, bits_per_byte: float) -> Result:
+    """A row of the table."""
+    return Result(
+        label=f"{number}.pt",
+        path=Path(f"{number}.pt"),
+        step=None,
+        evaluation=Evaluation(loss=3.0, bits_per_byte=bits_per_byte),
+        documents=1,
+        tokens=10,
+        text_bytes=30,
+        text=Path("text.txt"),
+        choice="all text",
+        window=32,
+        stride=16,
+        tokenizer_sha256="a" * 64,
+        quantize=None,
+        device="cpu",
+        seconds=1.0,
+    )
 
 
 @pytest.fixture
@@ -255,8 +278,31 @@ def test_several_checkpoints_make_a_table_with_the_best_marked(
     assert "best" not in alone.replace(BEST, "")
 
 
+@pytest.mark.parametrize(
+    ("bits", "best"),
+    [
+        ([2.0, 1.0, 1.0], [1, 2]),
+        ([1.0, 1.0], [0, 1]),
+        ([math.nan, 3.0, math.inf], [1]),
+        ([math.nan, math.nan], []),
+        ([1.0], []),
+    ],
+)
+def test_all_that_are_best_are_marked(
+    bits: list[float], best: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    emit_table([result_of(number, each) for number, each in enumerate(bits)])
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [number for number, row in enumerate(rows) if row.endswith("best")] == best
+
+
 def test_models_of_different_tokenizers_are_compared_by_bits(
-    run: Run, trained: Trained, text_file: Path, tiny_tokenizer_dir: Path, tmp_path: Path
+    run: Run,
+    trained: Trained,
+    text_file: Path,
+    tiny_tokenizer_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Each is read with the tokenizer that its own configuration names."""
     config = override(
@@ -275,8 +321,13 @@ def test_models_of_different_tokenizers_are_compared_by_bits(
     assert "not evaluated on the same text" not in err
     _, err = run(trained.path, path, "--text", text_file, "--max-tokens", 20)
     assert "--max-tokens cut it differently" in err
-    with pytest.raises(DatasetError, match=r"was made with another tokenizer than .*other.pt"):
+    with pytest.raises(CheckpointError, match=r"other.pt: has another tokenizer than .*dataset"):
         run(path)
+    with pytest.raises(CheckpointError, match=r"not evaluated: .*other\.pt"):
+        run(path, trained.path)
+    out, err = capsys.readouterr()
+    assert "other.pt: has another tokenizer than" in err
+    assert len(out.splitlines()) == 2
 
 
 def test_other_splits_and_other_datasets_are_said(
@@ -306,6 +357,11 @@ def test_text_without_tokens_is_refused(
     path.write_bytes(content)
     with pytest.raises(DataError, match=f"bad.txt: {problem}"):
         run(trained.path, "--text", path)
+
+
+def test_a_folder_is_no_text(run: Run, trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is a folder, not a text\n.*--dataset FOLDER"):
+        run(trained.path, "--text", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -348,6 +404,36 @@ def test_a_bit_flipped_in_weights_does_not_end_the_others(
     out, err = capsys.readouterr()
     assert "flipped.pt: is damaged" in err
     assert "checkpoint_best.pt" in out
+
+
+def test_a_tokenizer_that_does_not_fit_does_not_end_the_others(
+    run: Run, trained: Trained, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = override(trained.config, {"model.vocab_size": 401})
+    path = tmp_path / "misfit.pt"
+    sha256 = trained.tokenizer.sha256
+    save_checkpoint(
+        Checkpoint(config, make_model(config, 4).state_dict(), tokenizer_sha256=sha256), path
+    )
+    with pytest.raises(TokenizerError, match=r"400 tokens, but model\.vocab_size is 401"):
+        run(path, "--text", text_file)
+    capsys.readouterr()
+    with pytest.raises(CheckpointError, match=r"not evaluated: .*misfit\.pt"):
+        run(path, trained.path, "--text", text_file)
+    out, err = capsys.readouterr()
+    assert "it has 400 tokens, but model.vocab_size is 401" in err
+    assert BEST in out
+
+
+def test_a_width_that_int4_cannot_divide_does_not_end_the_others(
+    run: Run, trained: Trained, text_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = override(trained.config, {"model.hidden_size": 64})
+    path = tmp_path / "wide.pt"
+    save_checkpoint(Checkpoint(config, make_model(config, 5).state_dict()), path)
+    with pytest.raises(CheckpointError, match=rf"not evaluated: .*{BEST} int4"):
+        run(trained.path, path, "--text", text_file, "--quantize", "int4")
+    assert "wide.pt int4" in capsys.readouterr().out
 
 
 def test_too_little_memory_is_named_and_nothing_measured_is_lost(

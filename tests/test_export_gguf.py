@@ -9,13 +9,15 @@ import gguf
 import numpy as np
 import pytest
 import sentencepiece
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
+from transformers import AutoConfig, GPT2Config
 
 import export
 from tests.small_text import ENGLISH, VOCABULARY
-from tests.trained_models import Trained, write_trained
+from tests.trained_models import RUN, Trained, write_trained
 from utils.errors import UsageError
 from utils.exporting.vocabulary import vocabulary
 from utils.tokenizer_files import TOKENIZER_FILE
@@ -53,7 +55,9 @@ def contents_of(path: Path) -> dict[str, Any]:
 # Weights
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("f32", 0.0), ("f16", 1e-3), ("q8_0", 8e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("f32", 0.0), ("f16", 1e-3), ("q8_0", 8e-3), ("q4_0", 0.13)]
+)
 def test_tensors_are_those_of_the_other_export(
     dtype: str, tolerance: float, trained: Trained
 ) -> None:
@@ -67,26 +71,78 @@ def test_tensors_are_those_of_the_other_export(
         assert known is not None
         tensor = tensors.pop(known)
         is_matrix = expected.ndim == 2 and known != "position_embd.weight"
-        assert tensor.tensor_type.name.lower() == (dtype if is_matrix else "f32")
+        is_head = known == "token_embd.weight"  # which has 8 bits at least
+        kind = dtype if is_matrix else "f32"
+        assert tensor.tensor_type.name.lower() == ("q8_0" if is_head and kind == "q4_0" else kind)
         found = gguf.dequantize(tensor.data, tensor.tensor_type)
         expected = expected.T if name.endswith(TRANSPOSED) else expected
         np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * abs(expected).max())
     assert not tensors
 
 
-def test_width_that_does_not_fit_q8_0_is_refused(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+@pytest.mark.parametrize("dtype", ["q8_0", "q4_0"])
+def test_width_that_cannot_be_quantized_is_refused(
+    dtype: str, tmp_path: Path, tiny_tokenizer_dir: Path
+) -> None:
     narrow = write_trained(tmp_path, tiny_tokenizer_dir, VOCABULARY, hidden_size=48)
     with pytest.raises(UsageError, match=r"packs 32 numbers .* model\.hidden_size is 48"):
-        export.main([*narrow.export("gguf", tmp_path / "out"), "--dtype", "q8_0"])
+        export.main([*narrow.export("gguf", tmp_path / "out"), "--dtype", dtype])
     assert not (tmp_path / "out").exists()
 
 
-def test_shape_is_told(trained: Trained) -> None:
-    found = contents_of(exported(trained, "f32"))
-    assert found["general.architecture"] == "gpt2"
-    assert found["gpt2.context_length"] == 64
-    assert (found["gpt2.block_count"], found["gpt2.attention.head_count"]) == (2, 4)
-    assert "validation loss: 3.2500" in found["general.description"]
+@pytest.mark.parametrize(("quantize", "dtype"), [("int8", "q8_0"), ("int4", "q4_0")])
+def test_quantize_is_another_name_of_a_type(
+    quantize: str, dtype: str, trained: Trained, tmp_path: Path
+) -> None:
+    for number, more in enumerate(([], ["--dtype", dtype])):
+        path = tmp_path / str(number)
+        export.main([*trained.export("gguf", path), "--quantize", quantize, *more])
+        assert path.read_bytes() == exported(trained, dtype).read_bytes()
+
+
+# What is said of the model, by the names that gguf has for it
+
+
+@pytest.mark.parametrize(
+    ("dtype", "file_type"),
+    [
+        ("f32", gguf.LlamaFileType.ALL_F32),
+        ("f16", gguf.LlamaFileType.MOSTLY_F16),
+        ("q8_0", gguf.LlamaFileType.MOSTLY_Q8_0),
+        ("q4_0", gguf.LlamaFileType.MOSTLY_Q4_0),
+    ],
+)
+def test_general_keys(dtype: str, file_type: gguf.LlamaFileType, trained: Trained) -> None:
+    found, keys = contents_of(exported(trained, dtype)), gguf.Keys.General
+    assert found[keys.ARCHITECTURE] == gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.GPT2]
+    assert (found[keys.TYPE], found[keys.NAME]) == (gguf.GGUFType.MODEL, RUN)
+    assert "validation loss: 3.2500" in found[keys.DESCRIPTION]
+    assert found[keys.FILE_TYPE] == file_type
+    is_packed = dtype.startswith("q")
+    version = gguf.GGML_QUANT_VERSION if is_packed else None
+    assert found.get(keys.QUANTIZATION_VERSION) == version
+
+
+def test_shape_is_told(tmp_path: Path, tiny_tokenizer_dir: Path) -> None:
+    shape = {"hidden_size": 64, "num_layers": 3, "num_heads": 2, "layer_norm_eps": 1e-6}
+    shape |= {"max_position_embeddings": 48}
+    trained = write_trained(tmp_path, tiny_tokenizer_dir, VOCABULARY, **shape)
+    path = exported(trained, "f32")
+    found = contents_of(path)
+    expected = {
+        gguf.Keys.LLM.CONTEXT_LENGTH: 48,
+        gguf.Keys.LLM.EMBEDDING_LENGTH: 64,
+        gguf.Keys.LLM.BLOCK_COUNT: 3,
+        gguf.Keys.LLM.FEED_FORWARD_LENGTH: 256,
+        gguf.Keys.Attention.HEAD_COUNT: 2,
+        gguf.Keys.Attention.LAYERNORM_EPS: np.float32(1e-6),
+    }
+    keys = {key.format(arch="gpt2"): value for key, value in expected.items()}
+    assert {name: found[name] for name in found if name.startswith("gpt2.")} == keys
+    config: Any = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    assert isinstance(config, GPT2Config)
+    assert (config.n_ctx, config.n_embd, config.n_layer, config.n_head) == (48, 64, 3, 2)
+    assert config.layer_norm_epsilon == pytest.approx(1e-6)
 
 
 # The vocabulary
@@ -140,12 +196,23 @@ def test_a_vocabulary_with_loose_pieces_is_warned_of(
 
 
 def test_vocabulary_in_the_file(trained: Trained) -> None:
-    found = contents_of(exported(trained, "f32"))
-    kinds = found["tokenizer.ggml.token_type"]
-    assert (kinds[:4], kinds[258], kinds[259]) == ([2, 3, 3, 6], 6, 1)
-    assert found["tokenizer.ggml.tokens"] == trained.tokenizer.pieces(range(VOCABULARY))
-    assert found["tokenizer.ggml.model"] == "llama"
-    assert (found["tokenizer.ggml.bos_token_id"], found["tokenizer.ggml.eos_token_id"]) == (1, 2)
+    keys, kind = gguf.Keys.Tokenizer, gguf.TokenType
+    fields = gguf.GGUFReader(exported(trained, "f32")).fields
+    found = {name: field.contents() for name, field in fields.items()}
+    assert found[keys.LIST] == trained.tokenizer.pieces(range(VOCABULARY))
+    specials, of_bytes = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL], [kind.BYTE] * 256
+    ordinary = [kind.NORMAL] * (VOCABULARY - 259)
+    assert found[keys.TOKEN_TYPE] == [*specials, *of_bytes, *ordinary]
+    assert len(found[keys.SCORES]) == VOCABULARY
+    # llama.cpp takes both arrays as they lie in the file, without asking what they hold.
+    assert fields[keys.SCORES].types[-1] == gguf.GGUFValueType.FLOAT32
+    assert fields[keys.TOKEN_TYPE].types[-1] == gguf.GGUFValueType.INT32
+    expected = {
+        **{keys.MODEL: "llama", keys.PRE: "default"},
+        **{keys.BOS_ID: 1, keys.EOS_ID: 2, keys.UNK_ID: 0, keys.PAD_ID: 2},
+        **{keys.ADD_BOS: True, keys.ADD_EOS: False, keys.ADD_PREFIX: True},
+    }
+    assert {key: found[key] for key in expected} == expected
 
 
 # Without the package, and with llama.cpp
@@ -162,22 +229,23 @@ def test_missing_package_is_named_with_its_extra(
 LLAMA_CPP = "llama_cpp"  # of llama-cpp-python, which no requirements file has: it builds llama.cpp
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_llama_cpp = pytest.mark.skipif(
     importlib.util.find_spec(LLAMA_CPP) is None, reason="needs llama-cpp-python (a C++ build)"
 )
+
+
+def opened_by_llama_cpp(path: Path, **options: Any) -> Any:
+    llama_cpp: Any = importlib.import_module(LLAMA_CPP)
+    exact = {"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32}
+    where = {"n_gpu_layers": 0, "n_threads": 1, "verbose": False}
+    return llama_cpp.Llama(str(path), n_ctx=64, **exact, **where, **options)
+
+
+@pytest.mark.slow
+@needs_llama_cpp
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 def test_llama_cpp_continues_as_the_checkpoint_does(dtype: str, codellama: Trained) -> None:
-    llama_cpp: Any = importlib.import_module(LLAMA_CPP)
-    engine = llama_cpp.Llama(
-        str(exported(codellama, dtype)),
-        n_ctx=64,
-        n_gpu_layers=0,
-        n_threads=1,
-        type_k=llama_cpp.GGML_TYPE_F32,
-        type_v=llama_cpp.GGML_TYPE_F32,
-        verbose=False,
-    )
+    engine = opened_by_llama_cpp(exported(codellama, dtype))
     for text in TEXTS:
         prompt = [1, *codellama.tokenizer.encode(text)]
         assert engine.tokenize(text.encode(), add_bos=True, special=False) == prompt
@@ -187,3 +255,19 @@ def test_llama_cpp_continues_as_the_checkpoint_does(dtype: str, codellama: Train
             if len(new_ids) == 20:
                 break
         assert new_ids == codellama.greedy(prompt, 20)
+
+
+@pytest.mark.slow
+@needs_llama_cpp
+@pytest.mark.parametrize(("dtype", "tolerance"), [("f32", 1e-3), ("q8_0", 0.03), ("q4_0", 0.3)])
+def test_llama_cpp_computes_nearly_the_same_with_fewer_bits(
+    dtype: str, tolerance: float, codellama: Trained
+) -> None:
+    """Its mean error, in standard deviations of the logits."""
+    ids = [1, *codellama.tokenizer.encode(ENGLISH)][:48]
+    engine = opened_by_llama_cpp(exported(codellama, dtype), logits_all=True)
+    engine.eval(ids)
+    with torch.no_grad():
+        expected = codellama.model(torch.tensor([ids]))["logits"][0].numpy()
+    error = np.abs(engine.scores[: len(ids)] - expected).mean()
+    assert error < tolerance * expected.std()

@@ -186,13 +186,18 @@ def test_generation_stops_when_every_row_has_ended(model: LanguageModel) -> None
 
 def test_tokens_come_one_by_one(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
-    decode = InferenceModel.decode
+    read, decode_one = InferenceModel.hidden_states, InferenceModel.decode_one
 
-    def counting(self: InferenceModel, input_ids: Tensor, *rest: Any) -> Tensor:
+    def counted_prompt(self: InferenceModel, input_ids: Tensor, *rest: Any) -> Tensor:
         reads.append(input_ids.size(1))
-        return decode(self, input_ids, *rest)
+        return read(self, input_ids, *rest)
 
-    monkeypatch.setattr(InferenceModel, "decode", counting)
+    def counted_token(self: InferenceModel, token_ids: Tensor, *rest: Any) -> Tensor:
+        reads.append(1)
+        return decode_one(self, token_ids, *rest)
+
+    monkeypatch.setattr(InferenceModel, "hidden_states", counted_prompt)
+    monkeypatch.setattr(InferenceModel, "decode_one", counted_token)
     steps = Engine(inference_model(model), NEVER, 0).generate(prompts_of(5), GREEDY)
     assert reads == []
     taken = list(itertools.islice(steps, 3))
@@ -223,7 +228,7 @@ def test_the_cache_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     without = tiny_model(tiny_config(model={"use_cache": False}))
     prompt_ids = random_ids(without, 2, 5)
     expected = with_cache.generate(prompt_ids, 30, 0.0)
-    monkeypatch.delattr(InferenceModel, "decode")
+    monkeypatch.delattr(InferenceModel, "decode_one")
     assert without.generate(prompt_ids, 30, 0.0).equal(expected)
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ import torch
 import Inference
 from model import LanguageModel
 from tests.conftest import REPOSITORY
-from tests.terminals import COLOUR, Terminal, shown_lines
+from tests.terminals import COLOUR, Terminal, shown_lines, type_answers
 from tests.workspaces import Workspace, describe
 from tokenizer import CodeLlamaTokenizer
-from utils.chat import checkpoint_menu, menus, selection
+from utils.chat import checkpoint_menu
 from utils.chat.answers import emit_text
 from utils.checkpoint import (
     Checkpoint,
@@ -217,11 +217,7 @@ def test_comparison_workflow(
     terminal.answer("Training run [1]: ", "2")
     terminal.expect("The only checkpoint: checkpoint_latest.pt")
     terminal.expect("\n> ")
-    for _ in range(20):
-        terminal.type("\x03")  # one that comes just before input() listens waits for the next key
-        with suppress(TimeoutError):
-            terminal.expect("interrupted", seconds=3)
-            break
+    terminal.interrupt("interrupted")
     assert terminal.exit_code() == 130
     assert not COLOUR.search(terminal.screen)
 
@@ -522,23 +518,7 @@ def test_free_memory_is_plausible() -> None:
 @pytest.fixture
 def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Answers questions in this process, in order, then with Ctrl-D; gives the questions."""
-
-    def answers(*lines: str | BaseException) -> list[str]:
-        left, asked = list(lines), []
-
-        def ask(question: str, flag: str, strip: bool = True) -> str:
-            asked.append(question)
-            answer = left.pop(0) if left else EOFError()
-            if isinstance(answer, BaseException):
-                raise answer
-            return answer
-
-        monkeypatch.setattr(menus, "ask", ask)
-        for module in (Inference, selection):
-            monkeypatch.setattr(module, "is_interactive", lambda: True)
-        return asked
-
-    return answers
+    return partial(type_answers, monkeypatch)
 
 
 def test_a_file_that_does_not_load_is_not_the_end(

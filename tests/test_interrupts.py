@@ -1,4 +1,4 @@
-"""utils/interrupts.py: the first signal is noted, the second one quits."""
+"""utils/interrupts.py: signals while a script is imported, and while work could be lost."""
 
 import os
 import signal
@@ -6,11 +6,12 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
-from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard
+from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard, quit_on_interrupt
 
 WORK = """
     import time
@@ -78,3 +79,95 @@ def test_a_second_signal_ends_the_process(first: signal.Signals, second: signal.
     assert process.returncode == -second
     assert "saved" not in out
     assert err.startswith(f"\n{first.name}: saving")
+
+
+SCRIPTS = ("cleaner", "tokenizer", "dataset_prep", "train", "Inference", "evaluate", "export")
+# What is imported and gets an exception may well turn it into its own.
+SLOW_MODULE = """
+    import time
+
+    print("importing", flush=True)
+    try:
+        time.sleep(60)
+    except BaseException:
+        raise ImportError("half of it is missing") from None
+"""
+
+
+def ended_by_ctrl_c(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit code and what else it says on stderr."""
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    return process.returncode, error
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_a_script_is_imported(script: str, tmp_path: Path) -> None:
+    for module in ("torch", "numpy", "pydantic"):
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(SLOW_MODULE))
+    with subprocess.Popen(
+        [sys.executable, f"{script}.py", "--help"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        assert ended_by_ctrl_c(process) == (130, "\ninterrupted\n")
+
+
+@pytest.mark.parametrize("module", ["numpy", "torch._C", "torch.fx"])
+def test_ctrl_c_while_torch_is_imported(module: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", "Inference.py", "--help"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:  # "import time: ... | ... | module"
+            if line.split("|")[-1].strip() == module:
+                break
+        code, error = ended_by_ctrl_c(process)
+    said = [line for line in error.splitlines() if not line.startswith("import time:")]
+    assert (code, said) == (130, ["", "interrupted"])
+
+
+def test_ctrl_c_after_the_imports_can_tidy_up() -> None:
+    code = """
+        import os, signal, time
+        from utils.interrupts import quit_on_interrupt
+
+        quit_on_interrupt()
+        from utils.cli import run_script
+
+        def main(arguments):
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            finally:
+                print("tidy")
+
+        run_script(main)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "tidy\n", "\ninterrupted\n")
+
+
+def test_an_ignored_ctrl_c_stays_ignored() -> None:
+    """As a shell starts what runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        quit_on_interrupt()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

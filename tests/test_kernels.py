@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from model import LanguageModel
 from tests.tiny import tiny_config, tiny_model
 from utils.dropout import hash_dropout, score_mask
-from utils.inference_model import InferenceModel
+from utils.inference_model import InferenceModel, KeyValueCache
 from utils.kernels import AVAILABLE
+from utils.quantization import quantize
+from utils.sampling import Sampling, draw, draw_plainly, random_keys
 
 pytestmark = [
     pytest.mark.cuda,
@@ -182,30 +184,105 @@ def test_adding_and_normalising_and_their_gradients(
     assert all(map(torch.equal, found, torch.autograd.grad(again, inputs, gradients)))
 
 
+def model_of_heads(head_size: int, dtype: torch.dtype) -> InferenceModel:
+    shape = {"hidden_size": 3 * head_size, "num_heads": 3, "max_position_embeddings": 600}
+    trained = tiny_model(tiny_config(model=shape))
+    return InferenceModel.from_weights(
+        trained.config, trained.state_dict(), torch.device("cuda"), dtype
+    )
+
+
+def filled_cache(model: InferenceModel, rows: int) -> KeyValueCache:
+    torch.manual_seed(0)
+    cache = model.new_cache(rows, 600)
+    cache.keys.normal_()
+    cache.values.normal_()
+    return cache
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+@pytest.mark.parametrize("few_rows", [0, 8])  # with cuBLAS's products, and with ours
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_size", [16, 32, 64, 128])
 @torch.inference_mode()
-def test_a_step_of_few_kernels_is_the_plain_step(head_size: int, dtype: torch.dtype) -> None:
+def test_a_step_of_few_kernels_is_the_plain_step(
+    head_size: int,
+    dtype: torch.dtype,
+    few_rows: int,
+    quantization: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from utils.kernels import decoding
 
-    shape = {"hidden_size": 2 * head_size, "num_heads": 2, "max_position_embeddings": 512}
-    trained = tiny_model(tiny_config(model=shape))
-    model = InferenceModel.from_weights(
-        trained.config, trained.state_dict(), torch.device("cuda"), dtype
-    )
+    monkeypatch.setattr(decoding, "FEW_ROWS", few_rows)
+    model = model_of_heads(head_size, dtype)
+    if quantization:
+        quantize(model, quantization)
     assert decoding.kernels_fit(model)
-    positions = torch.tensor([0, 1, 127, 128, 129, 300, 511], device="cuda")
+    positions = torch.tensor([0, 1, 127, 128, 129, 300, 599], device="cuda")
     token_ids = torch.randint(97, (7,), device="cuda")
-    ours, plain = model.new_cache(7, 512), model.new_cache(7, 512)
-    for cache in (ours, plain):
-        torch.manual_seed(0)
-        cache.keys.normal_()
-        cache.values.normal_()
+    ours, plain = filled_cache(model, 7), filled_cache(model, 7)
     found = decoding.decode_one(model, token_ids, positions, ours)
-    expected = model.decode(token_ids[:, None], positions[:, None], plain)[:, 0]
+    expected = model.decode_one_plainly(token_ids, positions, plain)
     limit = 1e-5 if dtype == torch.float32 else ROUNDING
     for mine, theirs in ((found, expected), (ours.keys, plain.keys), (ours.values, plain.values)):
         assert error(mine, theirs) < limit
+
+
+@torch.inference_mode()
+def test_a_row_is_decoded_alike_alone_and_among_few() -> None:
+    model = model_of_heads(32, torch.bfloat16)
+    positions = torch.tensor([0, 1, 127, 300, 599, 17, 513], device="cuda")
+    token_ids, cache = torch.randint(97, (7,), device="cuda"), filled_cache(model, 7)
+    copy = KeyValueCache(cache.keys.clone(), cache.values.clone())
+    together = model.decode_one(token_ids, positions, cache)
+    for row in range(7):
+        own = KeyValueCache(*(part[:, row : row + 1].clone() for part in (copy.keys, copy.values)))
+        alone = model.decode_one(token_ids[row : row + 1], positions[row : row + 1], own)
+        assert torch.equal(alone[0], together[row])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_prompts_are_read_into_the_cache_as_by_torch(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from utils.kernels import decoding
+
+    model = model_of_heads(32, dtype)
+    input_ids, ours, plain = (
+        torch.randint(97, (3, 41), device="cuda"),
+        *(model.new_cache(3, 600) for _ in range(2)),
+    )
+    found = model.hidden_states(input_ids, ours)
+    monkeypatch.setattr(decoding, "kernels_fit", lambda _: False)
+    expected = model.hidden_states(input_ids, plain)
+    limit = 1e-5 if dtype == torch.float32 else ROUNDING
+    for mine, theirs in ((found, expected), (ours.keys, plain.keys), (ours.values, plain.values)):
+        assert error(mine, theirs) < limit
+
+
+@pytest.mark.parametrize("vocabulary", [97, 32_016, 50_257])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "chosen",
+    [(0.0, 0, 1.0), (0.8, 50, 0.95), (1.3, 0, 0.5), (1.0, 1, 1.0), (1.0, 0, 1.0), (0.7, 7, 1.0)],
+)
+def test_a_token_is_drawn_in_one_kernel_as_by_torch(
+    chosen: tuple[float, int, float], dtype: torch.dtype, vocabulary: int
+) -> None:
+    logits = torch.randn(40, vocabulary, device="cuda").mul(3).to(dtype)
+    logits[1, 10:20] = logits[1, 10]  # as likely as each other
+    logits[2, 5:] = -torch.inf
+    keys = random_keys(range(40), logits.device)
+    sampling, differing = Sampling(1, *chosen), 0
+    for step in range(25):
+        ids, log_probabilities = draw(logits, sampling, keys, step)
+        plain_ids, plain_log_probabilities = draw_plainly(logits, sampling, keys, step)
+        same = ids == plain_ids
+        differing += int((~same).sum())
+        torch.testing.assert_close(log_probabilities[same], plain_log_probabilities[same])
+    assert differing <= 2  # of 1,000: where rounding decides
 
 
 def test_all_layers_share_their_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:

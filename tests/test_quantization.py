@@ -13,15 +13,8 @@ import bench.quantize
 from tests.tiny import TINY_MODEL, tiny_config, tiny_model
 from utils.errors import UsageError
 from utils.inference_model import InferenceModel
-from utils.quantization import (
-    GROUP,
-    QUANTIZATIONS,
-    Int4Linear,
-    Int8Linear,
-    quantize,
-    round_to_int4,
-    round_to_int8,
-)
+from utils.quantization import QUANTIZATIONS, quantize
+from utils.quantized_linear import GROUP, Int4Linear, Int8Linear, round_to_int4, round_to_int8
 
 CPU = torch.device("cpu")
 MATRICES = ("qkv", "out", "up", "down")
@@ -183,7 +176,7 @@ def test_reading_token_by_token_agrees_with_reading_at_once(how: str, device: st
     ids = torch.randint(0, 97, (2, 16), generator=torch.Generator().manual_seed(0)).to(device)
     cache = model.new_cache(rows=2, capacity=16)
     positions = torch.arange(16, device=device).expand(2, 16)
-    parts = [model.decode(ids[:, :9], positions[:, :9], cache)]
+    parts = [model.hidden_states(ids[:, :9], cache)]
     parts += [model.decode_one(ids[:, i], positions[:, i], cache)[:, None] for i in range(9, 16)]
     assert relative_error(torch.cat(parts, 1), model.hidden_states(ids)) < 2e-2
 

@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import json
 import os
@@ -24,8 +25,9 @@ from demo.train_tokenizer import FIXED_PIECES, codellama_layout
 from tests.conftest import REPOSITORY
 from tests.small_text import ENGLISH, VOCABULARY, tokenizer_config
 from tokenizer import CodeLlamaTokenizer, fetch, load_or_fetch
+from utils.checkpoint import Checkpoint
 from utils.config import Config
-from utils.errors import BusyError, TokenizerError
+from utils.errors import BusyError, CheckpointError, TokenizerError
 from utils.files import copy_file, sole_writer
 from utils.tokenizer_files import COMPANION_FILES, INFO_FILE, TOKENIZER_FILE
 
@@ -279,6 +281,75 @@ def test_a_damaged_or_incomplete_record_of_digests_is_refused(config: Config) ->
     path.write_text('{"name": "x", "sha256": {}}')
     with pytest.raises(TokenizerError, match="missing, or not the file that was saved"):
         CodeLlamaTokenizer.load(config.paths.tokenizer_dir, config)
+
+
+# The tokenizer of a checkpoint
+
+
+def other_than(folder: Path, source: Path) -> Path:
+    """A folder whose tokenizer is the one in `source` but for a line end."""
+    folder.mkdir()
+    (folder / TOKENIZER_FILE).write_bytes((source / TOKENIZER_FILE).read_bytes() + b"\n")
+    return folder
+
+
+def test_a_checkpoint_finds_its_own_tokenizer(
+    tmp_path: Path, tiny_tokenizer_dir: Path, tiny: CodeLlamaTokenizer
+) -> None:
+    """In its own folder, whatever is wrong with the one that is configured now."""
+    own = tokenizer_config(tmp_path, paths={"tokenizer_dir": str(tiny_tokenizer_dir)})
+    checkpoint = Checkpoint(own, {}, tokenizer_sha256=tiny.sha256, name="a.pt")
+    other = other_than(tmp_path / "other", tiny_tokenizer_dir)
+    damaged = tmp_path / "damaged"
+    tiny.save(damaged)
+    (damaged / INFO_FILE).write_text("{")
+    for folder in (other, damaged, tmp_path / "absent", Path("x" * 300)):
+        assert CodeLlamaTokenizer.load_for(checkpoint, folder).sha256 == tiny.sha256
+
+
+def test_a_checkpoint_that_does_not_say_takes_the_configured_one(
+    tmp_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    own = tokenizer_config(tmp_path, paths={"tokenizer_dir": str(tiny_tokenizer_dir)})
+    other = other_than(tmp_path / "other", tiny_tokenizer_dir)
+    found = CodeLlamaTokenizer.load_for(Checkpoint(own, {}), other)
+    assert found.json == (other / TOKENIZER_FILE).read_bytes()
+    with pytest.raises(TokenizerError, match="absent: no tokenizer here"):
+        CodeLlamaTokenizer.load_for(Checkpoint(own, {}), tmp_path / "absent")
+
+
+def test_the_configured_folder_is_the_one_that_errors_are_about(
+    tmp_path: Path, tiny_tokenizer_dir: Path
+) -> None:
+    own = tokenizer_config(tmp_path, paths={"tokenizer_dir": str(tmp_path / "gone")})
+    checkpoint = Checkpoint(own, {}, tokenizer_sha256="b" * 64, name="a.pt")
+    with pytest.raises(CheckpointError, match=f"than the one in {tiny_tokenizer_dir}"):
+        CodeLlamaTokenizer.load_for(checkpoint, tiny_tokenizer_dir)
+    with pytest.raises(TokenizerError, match="absent: no tokenizer here"):
+        CodeLlamaTokenizer.load_for(checkpoint, tmp_path / "absent")
+    with pytest.raises(TokenizerError, match="its tokenizer cannot be read: File name too long"):
+        CodeLlamaTokenizer.load_for(checkpoint, Path("x" * 300))
+
+
+def test_each_tokenizer_is_hashed_once(
+    tmp_path: Path,
+    tiny_tokenizer_dir: Path,
+    tiny: CodeLlamaTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = tokenizer_config(tmp_path, paths={"tokenizer_dir": str(tiny_tokenizer_dir)})
+    checkpoint = Checkpoint(own, {}, tokenizer_sha256=tiny.sha256)
+    other = other_than(tmp_path / "other", tiny_tokenizer_dir)
+    hashed: list[int] = []
+    sha256 = hashlib.sha256
+
+    def counting(content: bytes) -> Any:
+        hashed.append(len(content))
+        return sha256(content)
+
+    monkeypatch.setattr(hashlib, "sha256", counting)
+    CodeLlamaTokenizer.load_for(checkpoint, other)
+    assert hashed == [len(tiny.json) + 1, len(tiny.json)]
 
 
 # Fetching and saving

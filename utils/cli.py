@@ -10,6 +10,7 @@ from pathlib import Path
 from utils.config import Config
 from utils.config_file import DEFAULT_CONFIG_PATH, load_config
 from utils.errors import Interrupted, PipelineError
+from utils.interrupts import INTERRUPTED, raise_on_interrupt
 from utils.terminal import OutputClosedError, say, say_error
 
 EPILOG = (
@@ -59,6 +60,7 @@ def run_script(main: Callable[[Sequence[str]], None]) -> None:
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
+        raise_on_interrupt()
         main(arguments)
     except OutputClosedError:
         sys.exit(0)
@@ -69,7 +71,7 @@ def run_script(main: Callable[[Sequence[str]], None]) -> None:
         _show(str(error), debug)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        say("\ninterrupted")
+        say(INTERRUPTED)
         sys.exit(130)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -75,24 +75,39 @@ class InferenceLayer(nn.Module):
         self.up = nn.Linear(width, 4 * width)
         self.down = nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C), each token seeing those up to itself."""
-        q, k, v = self.project(self.norm1(x))
-        return self.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
+    def forward(
+        self, x: Tensor, keys: Tensor | None = None, values: Tensor | None = None
+    ) -> Tensor:
+        """(B, T, C), each token seeing those up to itself; see `attend` for the cache."""
+        return self.finish(x, self.attend(self.norm1(x), keys, values))
 
-    def decode(
+    def attend(
+        self, normed: Tensor, keys: Tensor | None = None, values: Tensor | None = None
+    ) -> Tensor:
+        """What each token of (B, T, C) mixes from those up to itself, (B, T, C).
+
+        `keys` and `values` (B, H, capacity, C/H), if given, are filled from the front.
+        """
+        q, k, v = self.project(normed)
+        if keys is not None and values is not None:
+            keys[:, :, : k.size(2)], values[:, :, : v.size(2)] = k, v
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return mixed.transpose(1, 2).flatten(2)
+
+    def decode_one(
         self, x: Tensor, keys: Tensor, values: Tensor, positions: Tensor, mask: Tensor
     ) -> Tensor:
-        """The same for new tokens x (B, T, C) at `positions` (B, T) of a cache.
+        """The same for one token of every row, x (B, 1, C) at `positions` (B,) of a cache.
 
-        `keys` and `values` (B, H, capacity, C/H) are written in place; `mask` (B, 1, T, capacity)
-        is true where a token may look.
+        `keys` and `values` are written in place; `mask` (B, 1, 1, capacity) is true where the
+        token may look.
         """
         q, k, v = self.project(self.norm1(x))
-        index = positions[:, None, :, None].expand_as(k)
+        index = positions[:, None, None, None].expand_as(k)
         keys.scatter_(2, index, k)
         values.scatter_(2, index, v)
-        return self.finish(x, F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
+        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        return self.finish(x, mixed.transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of normalised (B, T, C), each (B, H, T, C/H)."""
@@ -101,8 +116,8 @@ class InferenceLayer(nn.Module):
         return q, k, v
 
     def finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """The stream (B, T, C) behind the layer, given what attention mixed (B, H, T, C/H)."""
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        """The stream (B, T, C) behind the layer, given what attention mixed (B, T, C)."""
+        x = x + self.out(mixed)
         out: Tensor = x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
         return out
 
@@ -149,37 +164,38 @@ class InferenceModel(nn.Module):
         """Logits (B, T, V) for (B, T) ids, at most `max_positions` of them a row."""
         return self.logits(self.hidden_states(input_ids))
 
-    def hidden_states(self, input_ids: Tensor) -> Tensor:
-        """The final norm's output, (B, T, C)."""
-        positions = torch.arange(input_ids.size(1), device=input_ids.device)
-        x = self.token_embedding(input_ids) + self.position_embedding(positions)
-        for layer in self.layers:
-            x = layer(x)
-        out: Tensor = self.norm(x)
-        return out
-
-    def decode(self, input_ids: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
-        """Read new tokens (B, T) at `positions` (B, T) into the cache; return (B, T, C).
-
-        A token attends to every cache position up to its own.
-        """
-        x = self.token_embedding(input_ids) + self.position_embedding(positions)
-        slots = torch.arange(cache.keys.size(3), device=x.device)
-        mask = slots <= positions[:, None, :, None]  # (B, 1, T, capacity)
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            assert isinstance(layer, InferenceLayer)
-            x = layer.decode(x, keys, values, positions, mask)
+    def hidden_states(self, input_ids: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """The final norm's output, (B, T, C); a cache, if given, is filled from position 0 on."""
+        if cache is not None and KERNELS_AVAILABLE and decoding.kernels_fit(self):
+            return decoding.read_prompts(self, input_ids, cache)
+        x = self.token_embedding(input_ids) + self.position_embedding.weight[: input_ids.size(1)]
+        for index, layer in enumerate(self.layers):
+            x = layer(x) if cache is None else layer(x, cache.keys[index], cache.values[index])
         out: Tensor = self.norm(x)
         return out
 
     def decode_one(self, token_ids: Tensor, positions: Tensor, cache: KeyValueCache) -> Tensor:
-        """The same for one token of every row, (B,) at `positions` (B,); returns (B, C).
+        """Read one token of every row, (B,) at `positions` (B,), into the cache; return (B, C).
 
-        On a GPU by kernels of our own, without asking the host: it can be captured in a CUDA graph.
+        A token attends to every cache position up to its own. On a GPU by kernels of our own,
+        without asking the host: it can be captured in a CUDA graph.
         """
         if KERNELS_AVAILABLE and decoding.kernels_fit(self):
             return decoding.decode_one(self, token_ids, positions, cache)
-        return self.decode(token_ids[:, None], positions[:, None], cache)[:, 0]
+        return self.decode_one_plainly(token_ids, positions, cache)
+
+    def decode_one_plainly(
+        self, token_ids: Tensor, positions: Tensor, cache: KeyValueCache
+    ) -> Tensor:
+        """The same by torch's operators: the referee of the kernels."""
+        x = (self.token_embedding(token_ids) + self.position_embedding(positions))[:, None]
+        slots = torch.arange(cache.keys.size(3), device=x.device)
+        mask = (slots <= positions[:, None])[:, None, None]  # (B, 1, 1, capacity)
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            assert isinstance(layer, InferenceLayer)
+            x = layer.decode_one(x, keys, values, positions, mask)
+        out: Tensor = self.norm(x)[:, 0]
+        return out
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every token of the vocabulary, through the embedding's own weights."""

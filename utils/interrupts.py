@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during work that can be lost: the first asks to finish, a second quits."""
+"""Ctrl-C while a script is imported, and Ctrl-C and SIGTERM during work that can be lost."""
 
 import os
 import signal
@@ -12,6 +12,29 @@ from utils.errors import Interrupted
 
 # One Ctrl-C can arrive twice, from the terminal and from a parent that passes it on.
 SAME_SIGNAL_SECONDS = 0.5
+INTERRUPTED = "\ninterrupted"  # behind the ^C that the terminal shows
+
+
+def quit_on_interrupt() -> None:
+    """Let Ctrl-C end the process with one line and exit code 130, until `raise_on_interrupt`.
+
+    For the seconds in which a script imports torch and others. Not by an exception: they may turn
+    that into an error of their own, or abort.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        signal.signal(signal.SIGINT, _quit)
+
+
+def raise_on_interrupt() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _quit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _quit(number: int, _frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{INTERRUPTED}\n".encode())
+    os._exit(128 + number)
 
 
 class InterruptGuard:

@@ -13,8 +13,8 @@ from utils.compile_cache import use_compile_cache
 from utils.config import Config
 from utils.errors import CheckpointError, ConfigError
 from utils.inference_model import InferenceModel, names_in_checkpoint
-from utils.quantization import GROUP
 from utils.quantization import quantize as quantize_in_place
+from utils.quantized_linear import GROUP
 from utils.terminal import warn
 
 _QUANTIZED_BYTES = {"int8": 1.0, "int4": 0.5 + 4 / GROUP}  # a number, its scales included

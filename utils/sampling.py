@@ -16,6 +16,10 @@ from torch import Tensor
 from utils.config import GenerationConfig
 from utils.dropout import scrambled
 from utils.errors import UsageError
+from utils.kernels import AVAILABLE as KERNELS_AVAILABLE
+
+if KERNELS_AVAILABLE:
+    from utils.kernels import drawing
 
 GREEDY_BELOW = 1e-5  # a temperature; dividing by less could overflow
 SEEDS = 2**63
@@ -96,8 +100,19 @@ def filter_logits(logits: Tensor, temperature: float, top_k: int, top_p: float) 
 def draw(logits: Tensor, sampling: Sampling, keys: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """One token id per row of (rows, vocabulary) logits, and its log-probability, both (rows,).
 
-    The log-probability is the model's own: of all tokens, at temperature 1.
+    The log-probability is the model's own: of all tokens, at temperature 1. On a GPU it is one
+    kernel; what is drawn may then differ by rounding.
     """
+    if KERNELS_AVAILABLE and drawing.kernel_fits(logits):
+        temperature = None if sampling.is_greedy else sampling.temperature
+        return drawing.draw_in_one(logits, keys, step, temperature, sampling.top_k, sampling.top_p)
+    return draw_plainly(logits, sampling, keys, step)
+
+
+def draw_plainly(
+    logits: Tensor, sampling: Sampling, keys: Tensor, step: int
+) -> tuple[Tensor, Tensor]:
+    """`draw` by torch's operators, some 50 of them: the referee of the kernel."""
     logits = logits.float()
     if sampling.is_greedy:
         token_ids = logits.argmax(-1)

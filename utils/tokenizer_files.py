@@ -34,29 +34,15 @@ def read_tokenizer_files(folder: Path) -> tuple[TokenizerInfo, dict[str, bytes]]
     """What is known of the tokenizer, and the bytes of its files, by file name.
 
     A saved folder must hold every file with the digest that was written for it. A plain copy of
-    a Hub repository has no digests; its name is the folder's. Raises TokenizerError.
+    a Hub repository has no such record; its name is the folder's. Raises TokenizerError.
     """
-    files = {
-        name: (folder / name).read_bytes()
-        for name in (*COMPANION_FILES, TOKENIZER_FILE)
-        if (folder / name).is_file()
-    }
-    if TOKENIZER_FILE not in files:
+    try:
+        return _read(folder)
+    except OSError as error:
         raise TokenizerError(
-            f"{folder}: no tokenizer here ({TOKENIZER_FILE} is missing)",
-            "Run `python tokenizer.py` to fetch and save one.",
-        )
-    info = _read_info(folder / INFO_FILE)
-    if info is None:
-        return TokenizerInfo(name=folder.resolve().name, sha256={}), files
-    for name in sorted({*files, *info.sha256}):
-        if name not in files or sha256_of_bytes(files[name]) != info.sha256.get(name):
-            raise TokenizerError(
-                f"{folder / name}: missing, or not the file that was saved (its SHA-256 is not"
-                f" the one in {INFO_FILE})",
-                FETCH_AGAIN,
-            )
-    return info, files
+            f"{folder}: its tokenizer cannot be read: {error.strerror or error}",
+            "Mend that, or name another folder: --set paths.tokenizer_dir=FOLDER",
+        ) from error
 
 
 def write_tokenizer_files(
@@ -109,6 +95,31 @@ def download_tokenizer_files(name: str, folder: Path) -> None:
 
 def sha256_of_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _read(folder: Path) -> tuple[TokenizerInfo, dict[str, bytes]]:
+    files = {
+        name: (folder / name).read_bytes()
+        for name in (*COMPANION_FILES, TOKENIZER_FILE)
+        if (folder / name).is_file()
+    }
+    if TOKENIZER_FILE not in files:
+        raise TokenizerError(
+            f"{folder}: no tokenizer here ({TOKENIZER_FILE} is missing)",
+            "Run `python tokenizer.py` to fetch and save one.",
+        )
+    info = _read_info(folder / INFO_FILE)
+    digests = {name: sha256_of_bytes(content) for name, content in files.items()}
+    if info is None:
+        return TokenizerInfo(name=folder.resolve().name, sha256=digests), files
+    for name in sorted({*digests, *info.sha256}):
+        if digests.get(name) != info.sha256.get(name):
+            raise TokenizerError(
+                f"{folder / name}: missing, or not the file that was saved (its SHA-256 is not"
+                f" the one in {INFO_FILE})",
+                FETCH_AGAIN,
+            )
+    return info, files
 
 
 def _read_info(path: Path) -> TokenizerInfo | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.chat.columns import fits
 from utils.chat.menus import ALL, aligned, ask_choice, ask_until, parse_number, parse_numbers
 from utils.checkpoint import CheckpointSummary, summarise_checkpoint
 from utils.config import Config
@@ -13,8 +14,7 @@ from utils.files import format_bytes
 from utils.runs import CheckpointFile, Run, list_runs
 from utils.terminal import printable, say, warn
 
-_STYLES = {"best": ("green",), "latest": ("blue",)}
-_NOTES = {"best": "best", "latest": "latest"}
+_STYLES = {"best": "green", "latest": "blue", "broken": "red"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def choose_run(checkpoint_dir: Path) -> Run:
         ]
         for number, run in enumerate(runs, start=1)
     ]
-    for number, line in enumerate(aligned(rows, right=[0]), start=1):
-        say(f"  {line}", *(("bold", "cyan") if number == 1 else ()))
+    for number, line in enumerate(_fitting(rows, right=[0], spare=[3, 2]), start=1):
+        say(line, *(("bold", "cyan") if number == 1 else ()))
     return runs[ask_choice("Training run", "--run", len(runs), default=1) - 1]
 
 
@@ -151,30 +151,60 @@ def _show_checkpoints(listed: Sequence[ListedCheckpoint]) -> None:
     folder = listed[0].file.path.parent
     say(f"\nCheckpoints of {folder.name}", "bold")
     header = ["", "checkpoint", "step", "val loss", "saved", "size", "parameters", ""]
-    rows = [_row(number, entry) for number, entry in enumerate(listed, start=1)]
-    lines = aligned([header, *rows], right=[0, 2, 3, 5, 6])
-    say(f"  {lines[0]}", "dim")
-    for entry, line in zip(listed, lines[1:], strict=True):
-        say(f"  {line}", *(_STYLES.get(entry.file.kind, ()) if entry.summary else ("red",)))
+    best = next((entry.summary for entry in listed if entry.file.kind == "best"), None)
+    notes = [_notes(entry, best) for entry in listed]
+    rows = [
+        [str(number), *_facts(entry), ", ".join(noted)]
+        for number, (entry, noted) in enumerate(zip(listed, notes, strict=True), start=1)
+    ]
+    lines = _fitting([header, *rows], right=[0, 2, 3, 5, 6], spare=[6, 5, 4])
+    say(lines[0], "dim")
+    for noted, line in zip(notes, lines[1:], strict=True):
+        say(line, *(_STYLES[note] for note in noted[:1]))
     for entry in listed:
         if entry.summary is None:
             say(f"  {printable(entry.file.path.name)} {printable(entry.problem)}", "red")
 
 
-def _row(number: int, entry: ListedCheckpoint) -> list[str]:
+def _notes(entry: ListedCheckpoint, best: CheckpointSummary | None) -> list[str]:
+    """Which of _STYLES a file is. Best is what training calls so: the first with the lowest loss.
+
+    So is that same step under another name; but not a later one that shows the same loss, which
+    may be that of the last validation before it.
+    """
+    kind, summary = entry.file.kind, entry.summary
+    if summary is None:
+        return ["broken"]
+    is_best = kind == "best" or (summary.step is not None and summary == best)
+    return ["latest"] * (kind == "latest") + ["best"] * is_best
+
+
+def _facts(entry: ListedCheckpoint) -> list[str]:
     file, summary = entry.file, entry.summary
     step = file.step if summary is None or summary.step is None else summary.step
     loss = summary.validation_loss if summary else None
     return [
-        str(number),
         file.path.name,
         "-" if step is None else f"{step:,}",
         "-" if loss is None else f"{loss:.4f}",
         _date(file.modified_seconds),
         format_bytes(file.size_bytes),
         describe_parameters(summary.parameters) if summary else "-",
-        _NOTES.get(file.kind, "") if summary else "broken",
     ]
+
+
+def _fitting(
+    rows: Sequence[Sequence[str]], right: Sequence[int], spare: Sequence[int]
+) -> list[str]:
+    """Indented lines of columns; on a narrow terminal those in `spare` are left out, in turn."""
+    for left_out in range(len(spare) + 1):
+        kept = [n for n in range(len(rows[0])) if n not in spare[:left_out]]
+        cells = [[row[n] for n in kept] for row in rows]
+        lines = aligned(cells, right=[place for place, n in enumerate(kept) if n in right])
+        lines = [f"  {line}" for line in lines]
+        if all(map(fits, lines)):
+            break
+    return lines
 
 
 def _run_name(run: Run) -> str:

@@ -154,22 +154,3 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[int]) -> list[str]:
         ).rstrip()
         for row in cells
     ]
-
-
-def use_history() -> None:
-    """Let the arrow keys edit the line and recall prompts, where readline exists."""
-    try:
-        import readline  # only for terminals: loading it may write to one
-    except ImportError:
-        return
-    readline.set_auto_history(False)
-
-
-def remember(prompt: str) -> None:
-    """Add a prompt to what the arrow keys recall; answers to menus are not worth it."""
-    try:
-        import readline
-    except ImportError:
-        return
-    if prompt:
-        readline.add_history(prompt)

@@ -112,19 +112,19 @@ def say_statistics(result: Result) -> None:
 
 
 def say_restarts(results: Sequence[Result]) -> None:
-    """A line for each text that filled its model's window."""
+    """A line for each model whose window was filled, by however many samples."""
     for result in results:
-        for number, completion in enumerate(result.completions, start=1):
-            if completion.restarts:
-                whose = f"{printable(result.label)}: " if len(results) > 1 else ""
-                whose += f"sample {number}: " if len(result.completions) > 1 else ""
-                window, times = result.model.window, completion.restarts
-                say(
-                    f"{whose}the window of {window:,} tokens was full"
-                    f"{f' {times:,} times' if times > 1 else ''}: generation went on from its last"
-                    " half",
-                    "yellow",
-                )
+        full = [completion.restarts for completion in result.completions if completion.restarts]
+        if full:
+            whose = f"{printable(result.label)}: " if len(results) > 1 else ""
+            often = f" {full[0]:,} times" if full[0] > 1 else ""
+            if (samples := len(result.completions)) > 1:
+                often = f" in {len(full)} of {samples} samples"
+            say(
+                f"{whose}the window of {result.model.window:,} tokens was full{often}: generation"
+                " went on from its last half",
+                "yellow",
+            )
 
 
 def say_summary(results: Sequence[Result]) -> None:

@@ -50,7 +50,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def inference_parser() -> argparse.ArgumentParser:
     parser = script_parser(
         "Generate text with trained checkpoints. Without a prompt, on a terminal, it asks: q or"
-        " Ctrl-D quits; Ctrl-C stops a generation, and at a question quits with exit code 130."
+        " Ctrl-D quits; Ctrl-C stops a generation, leaves a menu for the prompt, and at an empty"
+        " prompt, or before a model is loaded, quits with exit code 130."
         " With a prompt, or with one on standard input, it answers and ends."
     )
     parser.add_argument("--run", metavar="NAME", help="training run: name, folder or latest")

@@ -16,7 +16,7 @@ import numpy as np
 from utils.articles import read_articles, stem_of, text_path_of
 from utils.checkpoint import Checkpoint
 from utils.config import DataloaderConfig
-from utils.errors import DataError, DatasetError
+from utils.errors import CheckpointError, DataError
 from utils.split import BoolArray, held_out
 from utils.terminal import Progress
 from utils.token_files import DatasetMetadata, read_documents, read_metadata, read_stream
@@ -83,7 +83,8 @@ class Source(ABC):
     def documents(self, candidate: Candidate) -> Documents:
         """The documents to evaluate a checkpoint on.
 
-        Raises DataError or DatasetError if there are none, or not for its tokenizer.
+        Raises DataError or DatasetError if there are none, and CheckpointError if they are not for
+        its tokenizer.
         """
         choice, texts = self._choose(candidate)
         tokenizer = candidate.tokenizer
@@ -139,8 +140,8 @@ class DatasetFolder(Source):
     def _choose(self, candidate: Candidate) -> tuple[str, Iterator[Ids]]:
         checkpoint = candidate.checkpoint
         if self.metadata.tokenizer_sha256 != candidate.tokenizer.sha256:
-            raise DatasetError(
-                f"{self.path}: was made with another tokenizer than {checkpoint.name}",
+            raise CheckpointError(
+                f"{checkpoint.name}: has another tokenizer than {self.path} was made with",
                 "Evaluate it on the text itself: --text FILE",
             )
         if self.everything:
@@ -172,6 +173,10 @@ class DatasetFolder(Source):
 
 
 def _read_texts(path: Path) -> list[str]:
+    if path.is_dir():
+        raise DataError(
+            f"{path}: is a folder, not a text", "Name a file, or give --dataset FOLDER."
+        )
     if text_path_of(path.parent, stem_of(path)) == path:
         return list(read_articles(path))
     try:

@@ -69,7 +69,7 @@ def emit_json(result: Result) -> None:
 
 
 def emit_table(results: Sequence[Result]) -> None:
-    """All checkpoints under each other; among several the best is marked."""
+    """All checkpoints under each other; among several the best are marked."""
     rows = [["checkpoint", "step", "tokens", "bytes", "loss", "perplexity", "bits/byte", ""]]
     best = best_of(results)
     for result in results:
@@ -83,21 +83,28 @@ def emit_table(results: Sequence[Result]) -> None:
                 f"{found.loss:.4f}",
                 f"{found.perplexity:,.2f}",
                 f"{found.bits_per_byte:.4f}",
-                "best" if result is best else "",
+                "best" if result in best else "",
             ]
         )
     header, *lines = aligned(rows, right=range(1, 7))
     emit(style(header, "dim", stream=sys.stdout))
     for result, line in zip(results, lines, strict=True):
-        emit(style(line, *["green"] * (result is best), stream=sys.stdout))
+        emit(style(line, *["green"] * (result in best), stream=sys.stdout))
 
 
-def best_of(results: Sequence[Result]) -> Result | None:
-    """The one with the fewest bits a byte, which rank models of any tokenizers; None if alone."""
-    comparable = [r for r in results if math.isfinite(r.evaluation.bits_per_byte)]
-    if len(results) < 2 or not comparable:
-        return None
-    return min(comparable, key=lambda result: result.evaluation.bits_per_byte)
+def best_of(results: Sequence[Result]) -> list[Result]:
+    """Those with the fewest bits a byte, which rank models of any tokenizers; none if alone.
+
+    Several if they are equal, as a file under two names is.
+    """
+    fewest = min((_bits(r) for r in results), default=math.inf)
+    return [r for r in results if _bits(r) == fewest < math.inf] if len(results) > 1 else []
+
+
+def _bits(result: Result) -> float:
+    """Bits a byte; infinitely many where there is no such number."""
+    bits = result.evaluation.bits_per_byte
+    return bits if math.isfinite(bits) else math.inf
 
 
 def warn_of_differences(results: Sequence[Result]) -> None:

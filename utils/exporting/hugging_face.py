@@ -107,6 +107,7 @@ def model_config(trained: TrainedModel, dtype: str) -> dict[str, Any]:
         "tie_word_embeddings": True,
         "bos_token_id": ids.bos_token_id,
         "eos_token_id": ids.eos_token_id,
+        "pad_token_id": ids.pad_token_id,
         "use_cache": True,
         "dtype": str(DTYPES[dtype]).removeprefix("torch."),
     }
