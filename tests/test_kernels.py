@@ -184,49 +184,59 @@ def test_adding_and_normalising_and_their_gradients(
     assert all(map(torch.equal, found, torch.autograd.grad(again, inputs, gradients)))
 
 
-def model_of_heads(head_size: int, dtype: torch.dtype) -> InferenceModel:
+def model_of_heads(head_size: int, dtype: torch.dtype, quantization: str = "") -> InferenceModel:
+    """With weights of bf16 precision, whatever the type."""
     shape = {"hidden_size": 3 * head_size, "num_heads": 3, "max_position_embeddings": 600}
+    torch.manual_seed(0)
     trained = tiny_model(tiny_config(model=shape))
-    return InferenceModel.from_weights(
-        trained.config, trained.state_dict(), torch.device("cuda"), dtype
-    )
+    weights = {name: weight.bfloat16() for name, weight in trained.state_dict().items()}
+    model = InferenceModel.from_weights(trained.config, weights, torch.device("cuda"), dtype)
+    if quantization:
+        quantize(model, quantization)
+    return model
 
 
 def filled_cache(model: InferenceModel, rows: int) -> KeyValueCache:
     torch.manual_seed(0)
     cache = model.new_cache(rows, 600)
-    cache.keys.normal_()
-    cache.values.normal_()
+    cache.keys.copy_(torch.randn(cache.keys.shape, device="cuda").bfloat16())
+    cache.values.copy_(torch.randn(cache.values.shape, device="cuda").bfloat16())
     return cache
 
 
-@pytest.mark.parametrize("quantization", [None, "int8"])
 @pytest.mark.parametrize("few_rows", [0, 8])  # with cuBLAS's products, and with ours
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("head_size", [16, 32, 64, 128])
+@pytest.mark.parametrize(
+    ("head_size", "quantization"), [(16, ""), (32, ""), (64, ""), (128, ""), (32, "int8")]
+)
 @torch.inference_mode()
 def test_a_step_of_few_kernels_is_the_plain_step(
     head_size: int,
+    quantization: str,
     dtype: torch.dtype,
     few_rows: int,
-    quantization: str | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from utils.kernels import decoding
 
     monkeypatch.setattr(decoding, "FEW_ROWS", few_rows)
-    model = model_of_heads(head_size, dtype)
-    if quantization:
-        quantize(model, quantization)
+    model, exact_model = (
+        model_of_heads(head_size, each, quantization) for each in (dtype, torch.float32)
+    )
     assert decoding.kernels_fit(model)
     positions = torch.tensor([0, 1, 127, 128, 129, 300, 599], device="cuda")
     token_ids = torch.randint(97, (7,), device="cuda")
-    ours, plain = filled_cache(model, 7), filled_cache(model, 7)
+    ours, plain, exact = (filled_cache(each, 7) for each in (model, model, exact_model))
     found = decoding.decode_one(model, token_ids, positions, ours)
-    expected = model.decode_one_plainly(token_ids, positions, plain)
-    limit = 1e-5 if dtype == torch.float32 else ROUNDING
-    for mine, theirs in ((found, expected), (ours.keys, plain.keys), (ours.values, plain.values)):
-        assert error(mine, theirs) < limit
+    other = model.decode_one_plainly(token_ids, positions, plain)
+    expected = exact_model.decode_one_plainly(token_ids, positions, exact)
+    for mine, theirs, truth in (
+        (found, other, expected),
+        (ours.keys, plain.keys, exact.keys),
+        (ours.values, plain.values, exact.values),
+    ):
+        limit = 1e-5 if dtype == torch.float32 else 1.2 * error(theirs, truth)
+        assert error(mine, truth) < limit
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +24,10 @@ class Context:
     def __init__(self, model: InferenceModel, prompts: Sequence[Sequence[int]]) -> None:
         self.limit, self.rows = model.max_positions, len(prompts)
         self.seen = [readable(len(prompt), self.limit) for prompt in prompts]
-        tokens = torch.zeros(self.rows, self.limit, dtype=torch.long)
+        tokens = np.zeros((self.rows, self.limit), dtype=np.int64)
         for row, prompt, seen in zip(tokens, prompts, self.seen, strict=True):
-            row[:seen] = torch.as_tensor(prompt[-seen:])
-        self.tokens = tokens.to(model.device)
+            row[:seen] = prompt[-seen:]
+        self.tokens = torch.from_numpy(tokens).to(model.device)
         self.ends = self._ends()  # where the next token of each row goes, (rows,)
 
     def append(self, token_ids: Tensor) -> list[int]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it imports this file
     from utils.inference_model import InferenceLayer, InferenceModel, KeyValueCache
 
 HEAD_SIZES = (16, 32, 64, 128)
-FEW_ROWS = 8  # up to which our products are faster than those of cuBLAS, which read weights once
+FEW_ROWS = 16  # up to which our products, which read weights for each, are faster than cuBLAS's
 MAX_INPUTS = 8_192  # of our products: a program has some outputs' weights in registers
 
 

@@ -22,17 +22,18 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 from utils.quantized_linear import Int8Linear
 
 PROGRAMS = 128  # of a product, for each row: about one for each processor of an H100
-CACHE_TILE = 8_192  # features of cached keys that a program reads at a time
+CACHE_TILE = 8_192  # features of cached keys that a program of 8 warps reads at a time
+_MANY_PROGRAMS = 256  # of attention: from there on, smaller ones that share a processor are faster
 _CHAINS_FROM = (9, 0)
 
 
 @triton.jit
 def _multiply(
     x,  # (B, K)
-    norm_weight, norm_bias,  # (K,), where NORM
-    matrix, scales,  # (N, K), and a factor for each output (N,) where SCALED
+    norm_weight, norm_bias,  # (K,), read where NORM
+    matrix, scales,  # (N, K), and a factor for each output (N,), read where SCALED
     bias,  # (N,)
-    stream,  # (B, N), where ADD
+    stream,  # (B, N), read where ADD
     out,  # (B, N)
     eps,
     K: tl.constexpr, N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -86,8 +87,10 @@ def multiply(
     outputs, inputs = matrix.shape
     out = x.new_empty(len(x), outputs)
     block = triton.next_power_of_2(triton.cdiv(outputs, PROGRAMS))
+    # In the place of what is not there stands x: with arguments of one kind, one launcher serves.
     _multiply[(triton.cdiv(outputs, block), len(x))](
-        x, norm and norm.weight, norm and norm.bias, matrix, scales, linear.bias, stream, out,
+        x, norm.weight if norm else x, norm.bias if norm else x, matrix,
+        x if scales is None else scales, linear.bias, x if stream is None else stream, out,
         norm.eps if norm else 0.0,
         K=inputs, N=outputs, BLOCK_K=triton.next_power_of_2(inputs), BLOCK_N=block,
         NORM=norm is not None, SCALED=scales is not None, GELU=uses_gelu, ADD=stream is not None,
@@ -157,10 +160,11 @@ def cached_attention(packed: Tensor, keys: Tensor, values: Tensor, positions: Te
     """
     rows, heads, capacity, head_size = keys.shape
     mixed = packed.new_empty(rows, heads * head_size)
-    block = min(triton.next_power_of_2(capacity), CACHE_TILE // head_size)
+    tile, warps = (CACHE_TILE, 8) if rows * heads <= _MANY_PROGRAMS else (CACHE_TILE // 2, 4)
+    block = min(triton.next_power_of_2(capacity), tile // head_size)
     _attend[(rows, heads)](
         packed, keys, values, positions, mixed, capacity, math.log2(math.e) / math.sqrt(head_size),
-        H=heads, D=head_size, BLOCK=block, num_warps=8, **_chain(packed.device),
+        H=heads, D=head_size, BLOCK=block, num_warps=warps, **_chain(packed.device),
     )  # fmt: skip
     return mixed
 
