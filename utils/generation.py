@@ -40,6 +40,8 @@ class Step(NamedTuple):
 class Engine:
     """Continues prompts with one model, one caller at a time.
 
+    A row is continued as it would be alone, but for rounding: on a GPU, products of many rows and
+    of few add up in another order, which in bf16 can tell between two tokens.
     What it prepared for a number of rows is kept until another number comes.
     """
 
