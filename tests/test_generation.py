@@ -15,6 +15,7 @@ from tests.test_model import hugging_face_twin, random_ids
 from tests.tiny import tiny_config, tiny_model
 from utils.config import GenerationConfig
 from utils.errors import CheckpointError, UsageError
+from utils.generating.readers import recorded_length, recorded_lengths
 from utils.generation import NEVER, Engine, Step
 from utils.inference_model import InferenceModel
 from utils.quantization import quantize
@@ -351,6 +352,15 @@ def test_an_engine_serves_one_text_after_another_and_two_at_once(model: Language
     assert [step.token_ids[0] for step in again] == expected[0]
 
 
+def test_weights_lie_row_by_row_however_a_checkpoint_stored_them(model: LanguageModel) -> None:
+    weights = {name: weight.t().clone().t() for name, weight in model.state_dict().items()}
+    assert not all(weight.is_contiguous() for weight in weights.values())
+    found = InferenceModel.from_weights(model.config, weights, CPU, torch.float32)
+    assert all(weight.is_contiguous() for weight in found.parameters())
+    ids = random_ids(model, 2, 9)
+    assert found(ids).equal(inference_model(model)(ids))
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("sampling", [GREEDY, RANDOM])
 @pytest.mark.parametrize("heads", [2, 4])  # of 16 features, which our kernels take, and of 8
@@ -364,16 +374,36 @@ def test_the_gpu_with_cache_says_what_it_says_without(sampling: Sampling, heads:
 
 
 @pytest.mark.cuda
-def test_a_captured_engine_serves_many_texts() -> None:
-    model, gpu = tiny_model(tiny_config(model={"num_heads": 2})), torch.device("cuda")
+def test_recordings_of_many_lengths_serve_many_texts() -> None:
+    shape = {"num_heads": 2, "max_position_embeddings": 100}
+    model, gpu = tiny_model(tiny_config(model=shape)), torch.device("cuda")
     engine = Engine(inference_model(model, gpu), NEVER, 0)
     engine.warm_up()
-    prompts = prompts_of(4, 11, 30)
-    for chosen in (prompts[:1], prompts, prompts[1:2], prompts):
+    prompts = prompts_of(4, 20, 35, 100)
+    for chosen in (prompts[:1], prompts, prompts[1:2], prompts[2:3], prompts, prompts[3:]):
         broken_off = engine.generate(chosen, RANDOM)
         next(broken_off)
         found = [step.token_ids for step in engine.generate(chosen, GREEDY)]
         assert torch.tensor(found).T.equal(continuations(model, chosen, GREEDY))
+
+
+@pytest.mark.cuda
+def test_scores_that_are_no_numbers_end_the_text_and_not_the_gpu() -> None:
+    model = tiny_model(tiny_config(model={"num_heads": 2}))
+    broken, gpu = inference_model(model, torch.device("cuda")), torch.device("cuda")
+    broken.norm.bias.fill_(torch.nan)
+    with pytest.raises(CheckpointError, match="scores of the next token are no finite numbers"):
+        list(Engine(broken, NEVER, 0).generate(prompts_of(3), RANDOM))
+    assert torch.ones(3, device=gpu).sum().item() == 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "lengths"),
+    [(1, [1]), (16, [16]), (17, [16, 17]), (600, [16, 32, 64, 128, 256, 512, 600])],
+)
+def test_prompts_are_recorded_in_few_lengths_that_hold_them(limit: int, lengths: list[int]) -> None:
+    assert recorded_lengths(limit) == lengths
+    assert all(tokens <= recorded_length(tokens, limit) for tokens in range(1, limit + 1))
 
 
 @pytest.mark.cuda

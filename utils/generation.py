@@ -1,9 +1,9 @@
 """Text generation on token ids: the one engine behind model.generate, Inference.py and the server.
 
 A prompt is read in one pass (prefill), then tokens follow one by one, each attending to a static
-key/value cache. When a row has filled all positions of the
-model, the last half of its tokens is read again and generation goes on from there; a prompt longer
-than the window begins so. Strings and tokenizers never appear here.
+key/value cache (utils/generating/readers.py); on a GPU both are recorded as CUDA graphs. When a row
+has filled all positions of the model, the last half of its tokens is read again and generation goes
+on from there; a prompt longer than the window begins so. Strings and tokenizers never appear here.
 """
 
 import math

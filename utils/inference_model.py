@@ -155,7 +155,7 @@ class InferenceModel(nn.Module):
             model = cls(config)
         for ours, theirs in names_in_checkpoint(config.model.num_layers).items():
             owner, _, name = ours.rpartition(".")
-            tensor = weights[theirs].detach().to(device=device, dtype=dtype)
+            tensor = weights[theirs].detach().to(device=device, dtype=dtype).contiguous()
             parameter = nn.Parameter(tensor, requires_grad=False)
             setattr(model.get_submodule(owner), name, parameter)
         return model.eval()

@@ -52,7 +52,7 @@ def inference_dtype(device: torch.device) -> torch.dtype:
 
 
 def required_bytes(config: Config, device: torch.device, rows: int, quantize: str | None) -> int:
-    """About what a model takes: its weights, and the keys and values of `rows` full contexts.
+    """About what a model takes: its weights, and reading `rows` full contexts into a cache.
 
     Quantizing on a GPU takes more for a moment: its matrices as they were.
     """
@@ -63,8 +63,9 @@ def required_bytes(config: Config, device: torch.device, rows: int, quantize: st
     vectors = layers * 13 * width + 2 * width
     embeddings = (shape.vocab_size + shape.max_position_embeddings) * width
     cache = 2 * rows * layers * shape.max_position_embeddings * width
+    read = 10 * rows * shape.max_position_embeddings * width  # of one layer at a time
     quantized = _QUANTIZED_BYTES.get(quantize or "", item_bytes)
-    return int(matrices * quantized) + (vectors + embeddings + cache) * item_bytes
+    return int(matrices * quantized) + (vectors + embeddings + cache + read) * item_bytes
 
 
 def _expected_shapes(checkpoint: Checkpoint) -> dict[str, torch.Size]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from utils.generating.context import Context
 from utils.inference_model import InferenceModel, KeyValueCache
 
+ROWS_AT_A_TIME = 8  # to read again: they need a cache of their own for a moment
 SHORTEST_RECORDED = 16  # tokens of a prompt; longer ones are filled up to the next power of 2
 
 
@@ -49,20 +50,22 @@ class CachedReader:
         self.positions.copy_(context.ends)
         return self._read_prompts(context)
 
-    def append(self, context: Context, token_ids: Tensor, full: bool, wanted: list[int]) -> Tensor:
+    def append(
+        self, context: Context, token_ids: Tensor, has_moved: bool, wanted: list[int]
+    ) -> Tensor:
         """The logits behind one more token.
 
-        If rows were `full`, they moved to the front of the window: those of them in `wanted` are
-        read again, of the others nobody wants to know.
+        If rows `has_moved` to the front of the window, those of them in `wanted` are read again; of
+        the others nobody wants to know.
         """
         self.token_ids.copy_(token_ids)
-        if full:
+        if has_moved:
             self.positions.copy_(context.ends - 1)
             if len(wanted) == context.rows:  # the step would be for nothing
                 return self.read(context)
         logits = self._read_tokens()
-        if wanted:
-            self._read_again(context, wanted, logits)
+        for first in range(0, len(wanted), ROWS_AT_A_TIME):
+            self._read_again(context, wanted[first : first + ROWS_AT_A_TIME], logits)
         return logits
 
     def _read_prompts(self, context: Context) -> Tensor:
@@ -80,10 +83,12 @@ class CachedReader:
 
     def _read_again(self, context: Context, rows: list[int], logits: Tensor) -> None:
         """Put the logits and the cache of `rows` in the place of what is there."""
-        own = self.model.new_cache(len(rows), self.cache.keys.size(3))
-        input_ids = context.tokens[rows, : context.longest(rows)]
+        length = context.longest(rows)
+        own = self.model.new_cache(len(rows), length)
+        input_ids = context.tokens[rows, :length]
         logits[rows] = self._prompt_logits(input_ids, context.ends[rows] - 1, own)
-        self.cache.keys[:, rows], self.cache.values[:, rows] = own.keys, own.values
+        self.cache.keys[:, rows, :, :length] = own.keys
+        self.cache.values[:, rows, :, :length] = own.values
 
 
 class RecordedReader(CachedReader):

@@ -8,15 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.kernels.residual_norm import add_and_normalise
-from utils.kernels.token_kernels import cached_attention, multiply
+from utils.kernels.token_kernels import FEW_ROWS, cached_attention, multiply
 from utils.quantized_linear import Int8Linear
 
 if TYPE_CHECKING:  # it imports this file
     from utils.inference_model import InferenceLayer, InferenceModel, KeyValueCache
 
 HEAD_SIZES = (16, 32, 64, 128)
-FEW_ROWS = 16  # up to which our products, which read weights for each, are faster than cuBLAS's
-MAX_INPUTS = 8_192  # of our products: a program has some outputs' weights in registers
+MAX_INPUTS = 8_192  # of our products: a program has whole rows of a matrix in registers
 
 
 def kernels_fit(model: "InferenceModel") -> bool:

@@ -1,8 +1,8 @@
 """Choosing the next token of a row in one kernel: utils.sampling.draw, with the same randomness.
 
-A row's logits stay in registers. The lowest one that may be drawn is found by halving the range of
-their bits, whose order is that of the numbers: each halving counts, or sums the weights of, the
-logits from the middle on. Nothing is sorted.
+A row's logits are read once and stay with one processor. The lowest one that may be drawn is found
+by halving the range of their bits, whose order is that of the numbers: each halving counts, or sums
+the weights of, the logits from the middle on. Nothing is sorted.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from utils.kernels.hashing import scrambled
 
-MAX_VOCABULARY = 65_536  # what a program's registers hold
+MAX_VOCABULARY = 65_536  # of more, a program keeps too much outside its registers
 _LOGITS_A_WARP = 1_024
 
 
@@ -66,7 +66,8 @@ def _draw(
     else:
         scaled = plain / temperature
         order = tl.where(is_token, _ordered(plain, UNUSED_BITS), -2147483648)
-        low, high = tl.min(order, 0).to(tl.int64), tl.max(order, 0).to(tl.int64)
+        low = tl.min(tl.where(is_token, order, 2147483647), 0).to(tl.int64)
+        high = tl.max(order, 0).to(tl.int64)
         if (top_k > 0) & (top_k < V):
             low = _highest_border(is_token.to(tl.float32), order, top_k, low, high)
         if top_p < 1:
@@ -76,6 +77,7 @@ def _draw(
         allowed = tl.where(is_token & (order >= low.to(tl.int32)), scaled, -float("inf"))
         noise = tl.log(_exponential(tl.load(keys + row), step, ids))
         chosen = tl.argmax(allowed - noise, 0)
+    chosen = tl.minimum(chosen, V - 1)  # where all are NaN, it is an id that no token has
     logit = tl.sum(tl.where(ids == chosen, plain, 0.0), 0)
     tl.store(token_ids + row, chosen.to(tl.int64))
     tl.store(log_probabilities + row, logit - log_sum)
@@ -91,14 +93,16 @@ def draw_in_one(
 ) -> tuple[Tensor, Tensor]:
     """See utils.sampling.draw; no `temperature` takes the likeliest."""
     rows, vocabulary = logits.shape
+    temperature = None if temperature is None else float(temperature)  # an int would compile anew
     logits = logits.contiguous()
     token_ids = torch.empty(rows, dtype=torch.long, device=logits.device)
     log_probabilities = torch.empty(rows, dtype=torch.float32, device=logits.device)
     block = triton.next_power_of_2(vocabulary)
     _draw[(rows,)](
         logits, keys, token_ids, log_probabilities,
-        step, 1.0 if temperature is None else temperature, float(top_k), top_p,
-        float(temperature is None), V=vocabulary, BLOCK=block,
+        step, 1.0 if temperature is None else temperature,
+        float(min(top_k, vocabulary)), float(top_p), float(temperature is None),
+        V=vocabulary, BLOCK=block,
         UNUSED_BITS=16 if logits.dtype == torch.bfloat16 else 0,
         num_warps=min(max(block // _LOGITS_A_WARP, 1), 32),
     )  # fmt: skip

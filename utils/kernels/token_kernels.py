@@ -5,7 +5,7 @@ while the last one still runs, brings what does not depend on it (weights, the c
 steps) into registers, and only then waits: NVIDIA calls it programmatic dependent launch; it takes
 a GPU of compute capability 9.0, and elsewhere the kernels start one after the other.
 Bias, LayerNorm, GELU and the residual addition are part of the products. A row's result does not
-depend on how many rows there are.
+depend on how many rows there are, up to FEW_ROWS.
 
 Shapes: B rows, H heads of D features, C = H * D.
 """
@@ -21,9 +21,10 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from utils.quantized_linear import Int8Linear
 
+FEW_ROWS = 16  # up to which our products, which read weights for each, are faster than cuBLAS's
 PROGRAMS = 128  # of a product, for each row: about one for each processor of an H100
+MATRIX_TILE = 16_384  # weights that a program holds at most, in registers
 CACHE_TILE = 8_192  # features of cached keys that a program of 8 warps reads at a time
-_MANY_PROGRAMS = 256  # of attention: from there on, smaller ones that share a processor are faster
 _CHAINS_FROM = (9, 0)
 
 
@@ -86,13 +87,14 @@ def multiply(
     matrix, scales = stored_matrix(linear)
     outputs, inputs = matrix.shape
     out = x.new_empty(len(x), outputs)
-    block = triton.next_power_of_2(triton.cdiv(outputs, PROGRAMS))
+    padded = triton.next_power_of_2(inputs)
+    block = min(triton.next_power_of_2(triton.cdiv(outputs, PROGRAMS)), MATRIX_TILE // padded)
     # In the place of what is not there stands x: with arguments of one kind, one launcher serves.
     _multiply[(triton.cdiv(outputs, block), len(x))](
         x, norm.weight if norm else x, norm.bias if norm else x, matrix,
         x if scales is None else scales, linear.bias, x if stream is None else stream, out,
         norm.eps if norm else 0.0,
-        K=inputs, N=outputs, BLOCK_K=triton.next_power_of_2(inputs), BLOCK_N=block,
+        K=inputs, N=outputs, BLOCK_K=padded, BLOCK_N=block,
         NORM=norm is not None, SCALED=scales is not None, GELU=uses_gelu, ADD=stream is not None,
         num_warps=4, **_chain(x.device),
     )  # fmt: skip
@@ -160,7 +162,8 @@ def cached_attention(packed: Tensor, keys: Tensor, values: Tensor, positions: Te
     """
     rows, heads, capacity, head_size = keys.shape
     mixed = packed.new_empty(rows, heads * head_size)
-    tile, warps = (CACHE_TILE, 8) if rows * heads <= _MANY_PROGRAMS else (CACHE_TILE // 2, 4)
+    # Of many rows, smaller programs share a processor.
+    tile, warps = (CACHE_TILE, 8) if rows <= FEW_ROWS else (CACHE_TILE // 2, 4)
     block = min(triton.next_power_of_2(capacity), tile // head_size)
     _attend[(rows, heads)](
         packed, keys, values, positions, mixed, capacity, math.log2(math.e) / math.sqrt(head_size),
