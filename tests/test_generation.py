@@ -353,7 +353,7 @@ def test_an_engine_serves_one_text_after_another_and_two_at_once(model: Language
 
 
 def test_weights_lie_row_by_row_however_a_checkpoint_stored_them(model: LanguageModel) -> None:
-    weights = {name: weight.t().clone().t() for name, weight in model.state_dict().items()}
+    weights = {name: weight.t().contiguous().t() for name, weight in model.state_dict().items()}
     assert not all(weight.is_contiguous() for weight in weights.values())
     found = InferenceModel.from_weights(model.config, weights, CPU, torch.float32)
     assert all(weight.is_contiguous() for weight in found.parameters())
