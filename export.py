@@ -45,6 +45,8 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError(f"{args.checkpoint}: names {1 + len(others)} checkpoints", "Name one.")
     say(f"exporting {printable(str(path))} to {printable(str(target))}")
     trained = load_trained(path, config)
+    if target.exists():
+        say("replacing the export that is there")
     if kind == HUGGING_FACE:
         hugging_face.export_folder(trained, target, dtype)
         size_bytes = sum(file.stat().st_size for file in target.iterdir())

@@ -17,7 +17,7 @@ from demo import DEMO_CONFIG_PATH
 from demo.plot_loss import PLOT_NAME, newest_run_name, read_curve
 from utils.cli import config_from, run_script, script_parser
 from utils.config import Config
-from utils.errors import PipelineError
+from utils.errors import Interrupted, PipelineError
 from utils.logging_utils import metrics_path, tensorboard_dir
 from utils.metrics import VALIDATION_LOSS
 from utils.terminal import format_seconds, say
@@ -87,6 +87,12 @@ def run_phase(phase: Phase, options: Sequence[str]) -> None:
     say(f"$ {shlex.join(command)}", "bold")
     start_seconds = time.monotonic()
     exit_code = run(command)
+    if exit_code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        raise Interrupted(
+            f"{phase.title!r} was interrupted",
+            "What it saved is kept, and what it said stands above; the demo itself begins anew.",
+            exit_code - 128,
+        )
     if exit_code:
         raise PhaseError(
             f"{phase.title!r} ended with exit code {exit_code}",

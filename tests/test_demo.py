@@ -22,7 +22,7 @@ from demo.prose import paragraphs, titled_sections
 from demo.run import PROMPTS
 from tests.conftest import REPOSITORY
 from utils.cli import config_from, script_parser
-from utils.errors import DataError
+from utils.errors import DataError, Interrupted
 from utils.logging_utils import metrics_path
 from utils.metrics import TRAIN_LOSS, VALIDATION_LOSS
 
@@ -256,6 +256,16 @@ def test_a_failing_phase_ends_the_demo_with_its_exit_code(
     shown = "-c 'raise SystemExit(7)' --config 'x y.json'"
     assert shown in caught.value.hint
     assert shown in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("exit_code", [130, 143])
+def test_an_interrupted_phase_is_no_error(exit_code: int) -> None:
+    phase = run.Phase("Stop", ("-c", f"raise SystemExit({exit_code})"))
+    with pytest.raises(
+        Interrupted, match="'Stop' was interrupted\n  What it saved is kept"
+    ) as caught:
+        run.run_phase(phase, [])
+    assert caught.value.exit_code == exit_code
 
 
 def test_a_phase_killed_by_a_signal() -> None:

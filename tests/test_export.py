@@ -89,6 +89,19 @@ def test_ids_of_codellama_survive(shared_dir: Path, tmp_path: Path) -> None:
     assert tokenizer("Hello world")["input_ids"] == [1, 15043, 3186]
 
 
+def test_the_cards_example_runs_and_says_what_the_checkpoint_does(
+    folder: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    code = card.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("this folder, or its name on the Hub", str(folder))
+    exec(code.replace("(**", "(do_sample=False, max_new_tokens=20, **"))
+    prompt = trained.model.config.training.sample_prompts[0]
+    ids = [trained.tokenizer.bos_id, *trained.tokenizer.encode(prompt)]
+    expected = trained.tokenizer.decode(ids + trained.greedy(ids, 20))
+    assert capsys.readouterr().out.rstrip("\n") == expected
+
+
 def test_pipeline_continues_as_the_checkpoint_does(folder: Path, trained: Trained) -> None:
     generate = pipeline("text-generation", str(folder))
     answer: Any = generate("The river", do_sample=False, return_tensors=True, max_new_tokens=20)

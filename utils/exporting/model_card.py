@@ -23,11 +23,16 @@ A language model of GPT-2's architecture with the tokenizer of {tokenizer}, trai
 ## Use
 
 ```python
-from transformers import pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-generate = pipeline("text-generation", "this folder, or its name on the Hub")
-print(generate({prompt})[0]["generated_text"])
+name = "this folder, or its name on the Hub"
+tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForCausalLM.from_pretrained(name)
+output = model.generate(**tokenizer({prompt}, return_tensors="pt"))
+print(tokenizer.decode(output[0], skip_special_tokens=True))
 ```
+
+`pipeline("text-generation", name)` works as well, but that of transformers 5.23 loses the space
+before a continuation, as with Llama's tokenizer, since it decodes that alone.
 
 It reads at most {positions} tokens, prompt and continuation together. The tokenizer puts `{bos}`
 before a text, as in training, and reads text that looks like a control token as text. It
