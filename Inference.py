@@ -18,11 +18,11 @@ from pathlib import Path
 
 from tokenizer import CodeLlamaTokenizer
 from utils.chat.answers import answer
-from utils.chat.line_editing import remember, start_line_editing, unfinished_line
+from utils.chat.line_editing import PromptHistory, start_line_editing, unfinished_line
 from utils.chat.menus import QUIT, Quit, ask_line, choose_sampling
 from utils.chat.models import LoadedModel, load_models
 from utils.chat.prompts import STANDARD_INPUT, given_prompts, read_prompt
-from utils.chat.selection import select
+from utils.chat.selection import Selection, selection_of
 from utils.chat.settings import Settings, inference_parser, settings_from
 from utils.checkpoint import Checkpoint
 from utils.cli import run_script
@@ -48,8 +48,8 @@ def main(arguments: Sequence[str]) -> None:
         if is_chat:
             chat(args, settings)
         else:
-            paths = select(args.run, args.checkpoint, settings.config, {})
-            answer_all(paths, prompts, settings)
+            selection = selection_of(args.run, args.checkpoint, settings.config, {})
+            answer_all(selection, prompts, settings)
     except Quit:
         say("Goodbye.", "dim")
     finally:
@@ -59,12 +59,13 @@ def main(arguments: Sequence[str]) -> None:
 def chat(args: argparse.Namespace, settings: Settings) -> None:
     """Choose models and talk to them, until Quit; a file that does not load is not the end."""
     start_line_editing()
+    history = PromptHistory()
     problems: dict[Path, str] = {}
     models: list[LoadedModel] = []
     custom: Sampling | None = None
     while True:
         try:
-            paths = select(args.run, args.checkpoint, settings.config, problems)
+            selection = selection_of(args.run, args.checkpoint, settings.config, problems)
         except KeyboardInterrupt:
             if not models:
                 raise
@@ -77,19 +78,19 @@ def chat(args: argparse.Namespace, settings: Settings) -> None:
         else:
             models.clear()  # there may not be memory for these and the next ones
             release_memory(settings.device)
-            models += load_chosen(paths, args, settings, problems)
+            models += load_chosen(selection, args, settings, problems)
         if models:
-            custom = converse(models, settings, custom)
+            custom = converse(models, settings, custom, history)
             args.run = None  # other models are wanted
 
 
-def answer_all(paths: Sequence[Path], prompts: Sequence[str], settings: Settings) -> None:
+def answer_all(selection: Selection, prompts: Sequence[str], settings: Settings) -> None:
     """Answer the prompts, or the one on standard input, each by all models. Ctrl-C ends it."""
     if not prompts:
         if sys.stdin.isatty():
             raise UsageError("there is no prompt", "Give --prompt TEXT, --prompt-file or a pipe.")
         prompts = [read_prompt(STANDARD_INPUT)]
-    models = load(paths, settings, None)
+    models = load(selection, settings, {}, asks_again=False)
     if not models:
         raise Quit
     for number, prompt in enumerate(prompts):
@@ -100,21 +101,24 @@ def answer_all(paths: Sequence[Path], prompts: Sequence[str], settings: Settings
 
 
 def load_chosen(
-    paths: Sequence[Path], args: argparse.Namespace, settings: Settings, problems: dict[Path, str]
+    selection: Selection, args: argparse.Namespace, settings: Settings, problems: dict[Path, str]
 ) -> list[LoadedModel]:
     """The models that the flags or the answers named; none if Ctrl-C says to ask again."""
-    is_named, args.checkpoint = bool(args.checkpoint), None
+    is_flagged, args.checkpoint = bool(args.checkpoint), None
     try:
-        return load(paths, settings, None if is_named else problems)
+        return load(selection, settings, problems, asks_again=not is_flagged)
     except KeyboardInterrupt:
-        if is_named:
+        if is_flagged:
             raise
         say("\nNothing was loaded.", "dim")
         return []
 
 
 def converse(
-    models: Sequence[LoadedModel], settings: Settings, custom: Sampling | None
+    models: Sequence[LoadedModel],
+    settings: Settings,
+    custom: Sampling | None,
+    history: PromptHistory,
 ) -> Sampling | None:
     """Answer prompt after prompt, until other models are wanted. Errors end only an answer.
 
@@ -123,10 +127,11 @@ def converse(
     stopped_seconds = -math.inf
     while True:
         say(f"\nPrompt ({QUIT} quits, {OTHER_MODELS} chooses other models)", "bold")
-        prompt = ask_prompt(stopped_seconds)
+        with history.recalled():
+            prompt = ask_prompt(stopped_seconds)
         if prompt.strip() == OTHER_MODELS:
             return custom
-        remember(prompt)
+        history.remember(prompt)
         try:
             sampling = settings.sampling
             if settings.asks_sampling:
@@ -160,15 +165,27 @@ def ask_prompt(stopped_seconds: float) -> str:
 
 
 def load(
-    paths: Sequence[Path], settings: Settings, problems: dict[Path, str] | None
+    selection: Selection, settings: Settings, problems: dict[Path, str], asks_again: bool
 ) -> list[LoadedModel]:
-    """The models in `paths`, each with its tokenizer: see utils.chat.models.load_models."""
+    """The selected models, each with its tokenizer: see utils.chat.models.load_models.
+
+    Where nobody `asks_again` for others, it is an error if broken files leave none.
+    """
+    paths, required = selection.paths, selection.named
+    if len(paths) == 1 and not asks_again:
+        required = paths
     folder = settings.config.paths.tokenizer_dir
 
     def load_codec(checkpoint: Checkpoint) -> CodeLlamaTokenizer:
         return CodeLlamaTokenizer.load_for(checkpoint, folder)
 
-    return load_models(paths, settings, load_codec, problems)
+    models = load_models(paths, settings, load_codec, required, problems)
+    if not models and not asks_again and any(path in problems for path in paths):
+        raise CheckpointError(
+            f"{paths[0].parent}: none of the checkpoints can be used",
+            "Choose another run with --run.",
+        )
+    return models
 
 
 if __name__ == "__main__":

@@ -82,6 +82,12 @@ def test_only_generated_tokens_count(codec: CodeLlamaTokenizer) -> None:
     assert (short.tokens, short.finish) == (1, "length")
 
 
+def test_the_seeds_shown_are_those_drawn_with(codec: CodeLlamaTokenizer) -> None:
+    sampling = Sampling(1, 0.8, 0, 1.0, seed=2**63 - 1)
+    found = complete(scripted([5]), codec, [1, 5], sampling, 2, lambda _: None)
+    assert [completion.seed for completion in found] == [2**63 - 1, 0], "all can be given back"
+
+
 def test_nothing_generated(codec: CodeLlamaTokenizer) -> None:
     (nothing,) = complete(scripted([5]), codec, [1, 5], greedy(0), 1, lambda _: None)
     assert (nothing.text, nothing.tokens, nothing.finish) == ("", 0, "length")

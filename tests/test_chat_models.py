@@ -65,7 +65,7 @@ def test_sizes_are_said(
     paths: list[Path], free: Callable[[int | None], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     free(10**9)
-    small, large = load_models(paths, settings(), codec_of, None)
+    small, large = load_models(paths, settings(), codec_of, (), {})
     assert small.parameters < large.parameters
     said = capsys.readouterr().err
     total = f"{(small.parameters + large.parameters) / 1000:.1f}"
@@ -73,7 +73,7 @@ def test_sizes_are_said(
     for loaded in (small, large):
         assert f"{loaded.parameters / 1000:.1f} k parameters in float32" in said
     free(None)
-    load_models(paths, settings(), codec_of, None)
+    load_models(paths, settings(), codec_of, (), {})
     assert re.search(r"of main memory\n", capsys.readouterr().err), "where nobody knows"
 
 
@@ -86,7 +86,7 @@ def test_models_are_warm_before_the_first_prompt(
         warmed.append((samples, capsys.readouterr().err.count("ready in")))
 
     monkeypatch.setattr(Engine, "warm_up", warm_up)
-    load_models(paths, settings(samples=3), codec_of, None)
+    load_models(paths, settings(samples=3), codec_of, (), {})
     assert warmed == [(3, 0), (3, 1)], "each for its samples, and before it is said to be ready"
 
 
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(
 ) -> None:
     free(1000)
     with pytest.raises(DeviceError) as caught:
-        load_models(paths, settings(samples=4), codec_of, None)
+        load_models(paths, settings(samples=4), codec_of, (), {})
     assert re.search(
         r"2 models, .* of main memory needed, but only 1\.0 kB free", str(caught.value)
     )
@@ -116,7 +116,7 @@ def test_a_person_is_asked(
     free(1000)
     monkeypatch.setattr(models, "is_interactive", lambda: True)
     monkeypatch.setattr(menus, "ask", lambda *arguments: answer)
-    assert len(load_models(paths, settings(), codec_of, None)) == loaded
+    assert len(load_models(paths, settings(), codec_of, (), {})) == loaded
     assert "needed, but only 1.0 kB free" in capsys.readouterr().err
 
 
@@ -124,6 +124,6 @@ def test_more_texts_at_once_need_more_memory(
     paths: list[Path], free: Callable[[int | None], None]
 ) -> None:
     free(10**6)
-    load_models(paths, settings(samples=1), codec_of, None)
+    load_models(paths, settings(samples=1), codec_of, (), {})
     with pytest.raises(DeviceError):
-        load_models(paths, settings(samples=500), codec_of, None)
+        load_models(paths, settings(samples=500), codec_of, (), {})

@@ -14,7 +14,7 @@ from tests.small_text import VOCABULARY
 from tests.terminals import COLOUR, Terminal, type_answers
 from tests.trained_models import Trained, write_trained
 from utils.chat import models
-from utils.chat.selection import select
+from utils.chat.selection import Selection, selection_of
 from utils.errors import CheckpointError
 from utils.generation import Engine
 
@@ -82,6 +82,15 @@ def test_a_pasted_text_is_one_prompt_which_arrow_up_recalls(
     assert said_by(trained, text) in shown(terminal.expect("3 tokens in", seconds=10))
 
 
+def test_arrow_up_recalls_prompts_but_not_at_menus(terminal: Terminal, trained: Trained) -> None:
+    terminal.answer("", "The river")
+    terminal.answer("\n> ", "m")
+    terminal.answer("Mode [1]: ", "\x1b[A")  # nothing is recalled: Enter alone
+    assert "is not a number" not in terminal.expect("Loading")
+    terminal.answer("\n> ", "\x1b[A")
+    assert said_by(trained, "The river") in shown(terminal.expect("3 tokens in"))
+
+
 def test_ctrl_c_drops_a_line_that_was_begun(terminal: Terminal, trained: Trained) -> None:
     terminal.type("half a l")
     terminal.expect("half a l")
@@ -145,14 +154,14 @@ def test_ctrl_c_while_loading_asks_again(
 def test_a_run_that_breaks_meanwhile_leaves_the_models(
     talk: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results: Iterator[Callable[..., list[Path]]] = iter([select, broken])
-    monkeypatch.setattr(Inference, "select", lambda *values: next(results)(*values))
+    results: Iterator[Callable[..., Selection]] = iter([selection_of, broken])
+    monkeypatch.setattr(Inference, "selection_of", lambda *values: next(results)(*values))
     out, err = talk("1", "m", "The", *CUSTOM)
     assert "error: no checkpoints here" in err
     assert out.startswith("The")
 
 
-def broken(*values: object) -> list[Path]:
+def broken(*values: object) -> Selection:
     raise CheckpointError("no checkpoints here")
 
 

@@ -521,19 +521,23 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     return partial(type_answers, monkeypatch)
 
 
+def good_and_flipped(trained: Workspace) -> tuple[bytes, bytes]:
+    """A checkpoint, and the same with a wrong bit in its weights, which a list does not read."""
+    path = trained.config.paths.checkpoint_dir / OLD_RUN / LATEST
+    good = path.read_bytes()
+    weights = load_checkpoint(path, trained.config).model["token_embedding.weight"]
+    flipped = bytearray(good)
+    flipped[good.index(weights.numpy().tobytes()) + 7000] ^= 1
+    return good, bytes(flipped)
+
+
 def test_a_file_that_does_not_load_is_not_the_end(
     infer: Callable[..., tuple[str, str]],
     typed: Callable[..., list[str]],
     trained: Workspace,
     tmp_path: Path,
 ) -> None:
-    good = (trained.config.paths.checkpoint_dir / OLD_RUN / LATEST).read_bytes()
-    flipped = bytearray(good)
-    weights = load_checkpoint(
-        trained.config.paths.checkpoint_dir / OLD_RUN / LATEST, trained.config
-    )
-    embedding = weights.model["token_embedding.weight"].numpy().tobytes()
-    flipped[good.index(embedding) + 7000] ^= 1  # which a list does not read
+    good, flipped = good_and_flipped(trained)
     (tmp_path / BEST).write_bytes(flipped)
     assert summarise_checkpoint(tmp_path / BEST, trained.config).step == 10
     (tmp_path / LATEST).write_bytes(good)
@@ -553,6 +557,26 @@ def test_a_file_that_does_not_load_is_not_the_end(
         infer(*run)
     with pytest.raises(CheckpointError, match="is damaged"):
         infer("--checkpoint", str(tmp_path / BEST))
+
+
+def test_all_leaves_out_what_does_not_load(
+    infer: Callable[..., tuple[str, str]], trained: Workspace, tmp_path: Path
+) -> None:
+    good, flipped = good_and_flipped(trained)
+    for name, content in ((LATEST, good), (BEST, flipped), (step_name(5), flipped)):
+        (tmp_path / name).write_bytes(content)
+    flags = ("--run", str(tmp_path), "--prompt", "The", *GREEDY)
+    out, err = infer(*flags, "--checkpoint", "all")
+    assert "checkpoint_best.pt is left out: is damaged" in err
+    assert out == reference_text(trained, tmp_path / LATEST, "The", 12) + "\n"
+    with pytest.raises(CheckpointError, match=r"checkpoint_best.pt: is damaged"):
+        infer(*flags, "--checkpoint", "all", "--checkpoint", "best")
+    (tmp_path / LATEST).unlink()
+    with pytest.raises(CheckpointError, match="none of the checkpoints can be used"):
+        infer(*flags, "--checkpoint", "all")
+    (tmp_path / BEST).unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoint_step_5.pt: is damaged"):
+        infer(*flags, "--checkpoint", "all")
 
 
 def test_a_run_of_broken_files_is_not_the_end(

@@ -10,7 +10,7 @@ import torch
 
 from utils.device import memory_errors
 from utils.generation import Engine, Step
-from utils.sampling import Sampling
+from utils.sampling import Sampling, seeds_of_rows
 
 _UNFINISHED = "\ufffd"  # how a tokenizer shows bytes that are no whole character
 _CHARACTER_BYTES = 4  # at most, in UTF-8
@@ -136,7 +136,7 @@ class TextGeneration:
         assert sampling.seed is not None, "a seed that can be shown"
         self.is_over = False
         self._device = engine.model.device
-        self._seed = sampling.seed
+        self._seeds = seeds_of_rows(sampling.seed, samples)
         self._rows = [_Row(codec, at_start=len(prompt_ids) == 1) for _ in range(samples)]
         self._steps: Iterator[Step] = engine.generate([prompt_ids] * samples, sampling)
         self._reason: Literal["length", "stopped"] = "length"
@@ -194,9 +194,9 @@ class TextGeneration:
                 row.log_probability,
                 row.restarts,
                 "end" if row.has_ended else self._reason,
-                self._seed + number,
+                seed,
             )
-            for number, row in enumerate(self._rows)
+            for row, seed in zip(self._rows, self._seeds, strict=True)
         ]
 
     def _finish(self) -> str:

@@ -5,6 +5,8 @@ was built with libedit instead, each line of a pasted text is an answer of its o
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from utils.terminal import can_redraw
@@ -18,11 +20,30 @@ def start_line_editing() -> None:
             readline.parse_and_bind("set enable-bracketed-paste on")
 
 
-def remember(prompt: str) -> None:
-    """Add a prompt to what the arrow keys recall; answers to menus are not worth it."""
-    readline = _readline()
-    if readline and prompt:
-        readline.add_history(prompt)
+class PromptHistory:
+    """The prompts of a session, which the arrow keys recall where a prompt is asked for."""
+
+    def __init__(self) -> None:
+        self._prompts: list[str] = []
+
+    def remember(self, prompt: str) -> None:
+        """Add a prompt; answers to menus are not worth it."""
+        if prompt:
+            self._prompts.append(prompt)
+
+    @contextmanager
+    def recalled(self) -> Iterator[None]:
+        """Have the prompts at the arrow keys in this block; a menu's answer is none of them."""
+        readline = _readline()
+        if readline is None:
+            yield
+            return
+        for prompt in self._prompts:
+            readline.add_history(prompt)
+        try:
+            yield
+        finally:
+            readline.clear_history()
 
 
 def unfinished_line() -> str:

@@ -1,8 +1,8 @@
 """Models ready to generate: their memory estimated, then checkpoints loaded and warmed up."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,38 +53,40 @@ def load_models(
     paths: Sequence[Path],
     settings: Settings,
     load_codec: CodecLoader,
-    problems: dict[Path, str] | None,
+    required: Collection[Path],
+    problems: dict[Path, str],
 ) -> list[LoadedModel]:
     """Load checkpoints and their tokenizers; none if memory is short and the person says no.
 
-    A file that cannot be used is noted in `problems` with its reason, and left out; without
-    `problems` its error is raised. Raises DeviceError when memory is short and nobody can be
-    asked.
+    A file that cannot be used raises its error if it is `required`; others are left out, their
+    reasons noted in `problems`. Raises DeviceError when memory is short and nobody can be asked.
     """
+    is_alone = len(paths) == 1
     summaries: dict[Path, CheckpointSummary] = {}
     for path in paths:
-        with noted(path, problems):
+        with nullcontext() if path in required else _noted(path, problems, is_alone):
             summaries[path] = summarise_checkpoint(path, settings.config)
     if not summaries or not _may_load(list(summaries.values()), settings):
         return []
     models: list[LoadedModel] = []
     for label, (path, summary) in zip(short_names(summaries), summaries.items(), strict=True):
         say(f"Loading {printable(label)}, {format_bytes(path.stat().st_size)}", "dim")
-        with noted(path, problems):
+        with nullcontext() if path in required else _noted(path, problems, is_alone):
             models.append(_load(path, label, summary, settings, load_codec))
     return models
 
 
 @contextmanager
-def noted(path: Path, problems: dict[Path, str] | None) -> Iterator[None]:
-    """Say what is wrong with a file and note it in `problems`; raise it where there is none."""
+def _noted(path: Path, problems: dict[Path, str], is_alone: bool) -> Iterator[None]:
+    """Say what is wrong with a file, one of several or alone, and note it in `problems`."""
     try:
         yield
     except (CheckpointError, ConfigError) as error:
-        if problems is None:
-            raise
         problems[path] = problem_of(error, path)
-        say_error(error)
+        if is_alone:
+            say_error(error)
+        else:
+            warn(printable(f"{path.name} is left out: {problems[path]}"))
 
 
 def _load(
