@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
+from tests.processes import start_python
 from utils.interrupts import SAME_SIGNAL_SECONDS, InterruptGuard, quit_on_interrupt
 
 WORK = """
@@ -62,13 +63,7 @@ def test_without_a_signal_the_old_handlers_return_at_the_end() -> None:
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_ends_the_process(first: signal.Signals, second: signal.Signals) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WORK)],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start_python("-c", textwrap.dedent(WORK)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(first)
@@ -105,14 +100,7 @@ def ended_by_ctrl_c(process: subprocess.Popen[str]) -> tuple[int, str]:
 def test_ctrl_c_while_a_script_is_imported(script: str, tmp_path: Path) -> None:
     for module in ("torch", "numpy", "pydantic"):
         (tmp_path / f"{module}.py").write_text(textwrap.dedent(SLOW_MODULE))
-    with subprocess.Popen(
-        [sys.executable, f"{script}.py", "--help"],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start_python(f"{script}.py", "--help", PYTHONPATH=str(tmp_path)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "importing\n"
         assert ended_by_ctrl_c(process) == (130, "\ninterrupted\n")
@@ -120,13 +108,7 @@ def test_ctrl_c_while_a_script_is_imported(script: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["numpy", "torch._C", "torch.fx"])
 def test_ctrl_c_while_torch_is_imported(module: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-X", "importtime", "Inference.py", "--help"],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start_python("-X", "importtime", "Inference.py", "--help") as process:
         assert process.stderr is not None
         for line in process.stderr:  # "import time: ... | ... | module"
             if line.split("|")[-1].strip() == module:

@@ -1,8 +1,6 @@
 """utils/training/saver.py: Ctrl-C and SIGTERM while a file is written."""
 
 import signal
-import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.processes import start_python
 from tests.tiny import tiny_config
 from utils.checkpoint import load_checkpoint
 from utils.config import Config
@@ -68,16 +66,8 @@ INTERRUPTED_SAVE = """
 @contextmanager
 def interrupted_save(folder: Path, number: int, seconds_a_write: float) -> Iterator[Any]:
     """A process that waits for its second save after a first signal."""
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-c", textwrap.dedent(INTERRUPTED_SAVE)),
-            *(str(folder), str(seconds_a_write)),
-        ],
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    code = textwrap.dedent(INTERRUPTED_SAVE)
+    with start_python("-c", code, str(folder), str(seconds_a_write)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "saving\n"
         process.send_signal(number)

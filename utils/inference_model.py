@@ -166,7 +166,7 @@ class InferenceModel(nn.Module):
 
     def hidden_states(self, input_ids: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """The final norm's output, (B, T, C); a cache, if given, is filled from position 0 on."""
-        if cache is not None and KERNELS_AVAILABLE and decoding.kernels_fit(self):
+        if cache is not None and self._has_kernels:
             return decoding.read_prompts(self, input_ids, cache)
         x = self.token_embedding(input_ids) + self.position_embedding.weight[: input_ids.size(1)]
         for index, layer in enumerate(self.layers):
@@ -180,7 +180,7 @@ class InferenceModel(nn.Module):
         A token attends to every cache position up to its own. On a GPU by kernels of our own,
         without asking the host: it can be captured in a CUDA graph.
         """
-        if KERNELS_AVAILABLE and decoding.kernels_fit(self):
+        if self._has_kernels:
             return decoding.decode_one(self, token_ids, positions, cache)
         return self.decode_one_plainly(token_ids, positions, cache)
 
@@ -209,6 +209,10 @@ class InferenceModel(nn.Module):
         size = (shape.num_layers, rows, shape.num_heads, capacity, head_size)
         keys, values = torch.zeros(2, *size, dtype=weight.dtype, device=weight.device)
         return KeyValueCache(keys, values)
+
+    @property
+    def _has_kernels(self) -> bool:
+        return KERNELS_AVAILABLE and decoding.kernels_fit(self)
 
     @property
     def max_positions(self) -> int:

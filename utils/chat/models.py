@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,24 +64,31 @@ def load_models(
     is_alone = len(paths) == 1
     summaries: dict[Path, CheckpointSummary] = {}
     for path in paths:
-        with nullcontext() if path in required else _noted(path, problems, is_alone):
+        with _noted(path, required, problems, is_alone):
             summaries[path] = summarise_checkpoint(path, settings.config)
     if not summaries or not _may_load(list(summaries.values()), settings):
         return []
     models: list[LoadedModel] = []
     for label, (path, summary) in zip(short_names(summaries), summaries.items(), strict=True):
         say(f"Loading {printable(label)}, {format_bytes(path.stat().st_size)}", "dim")
-        with nullcontext() if path in required else _noted(path, problems, is_alone):
+        with _noted(path, required, problems, is_alone):
             models.append(_load(path, label, summary, settings, load_codec))
     return models
 
 
 @contextmanager
-def _noted(path: Path, problems: dict[Path, str], is_alone: bool) -> Iterator[None]:
-    """Say what is wrong with a file, one of several or alone, and note it in `problems`."""
+def _noted(
+    path: Path, required: Collection[Path], problems: dict[Path, str], is_alone: bool
+) -> Iterator[None]:
+    """Say what is wrong with a file, one of several or alone, and note it in `problems`.
+
+    It is raised if the file is `required`.
+    """
     try:
         yield
     except (CheckpointError, ConfigError) as error:
+        if path in required:
+            raise
         problems[path] = problem_of(error, path)
         if is_alone:
             say_error(error)

@@ -93,14 +93,14 @@ def draw_in_one(
 ) -> tuple[Tensor, Tensor]:
     """See utils.sampling.draw; no `temperature` takes the likeliest."""
     rows, vocabulary = logits.shape
-    temperature = None if temperature is None else float(temperature)  # an int would compile anew
     logits = logits.contiguous()
     token_ids = torch.empty(rows, dtype=torch.long, device=logits.device)
     log_probabilities = torch.empty(rows, dtype=torch.float32, device=logits.device)
     block = triton.next_power_of_2(vocabulary)
+    # All as floats: an int would be compiled anew.
     _draw[(rows,)](
         logits, keys, token_ids, log_probabilities,
-        step, 1.0 if temperature is None else temperature,
+        step, float(1 if temperature is None else temperature),
         float(min(top_k, vocabulary)), float(top_p), float(temperature is None),
         V=vocabulary, BLOCK=block,
         UNUSED_BITS=16 if logits.dtype == torch.bfloat16 else 0,
